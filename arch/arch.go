@@ -1,0 +1,2 @@
+// Package arch (see below).
+package arch

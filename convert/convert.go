@@ -1,0 +1,2 @@
+// Package convert (see below).
+package convert

@@ -1,0 +1,2 @@
+// Package doublequant (see below).
+package doublequant

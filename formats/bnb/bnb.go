@@ -1,0 +1,2 @@
+// Package bnb (see below).
+package bnb

@@ -1,0 +1,2 @@
+// Package hf (see below).
+package hf

@@ -1,0 +1,3 @@
+module github.com/nf4conv/nf4conv
+
+go 1.26

@@ -1,0 +1,2 @@
+// Package cast (see below).
+package cast

@@ -1,0 +1,2 @@
+// Package nf4 (see below).
+package nf4

@@ -1,0 +1,2 @@
+// Package weights (see below).
+package weights
