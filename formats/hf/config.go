@@ -1,0 +1,240 @@
+package hf
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// Bounds on config.json and on the other JSON files that are read.
+const (
+	maxConfig = 16 << 20
+	maxDepth  = 256
+)
+
+// Config is config.json kept key for key: order, number text and nested values are
+// those of the file. Values are immutable; Set and Delete return copies.
+type Config struct {
+	keys []string
+	raw  map[string]json.RawMessage
+	tree map[string]any
+}
+
+// ParseConfig reads a JSON object. It refuses what is too large or too deep, what is not
+// UTF-8, and keys that stand twice in one object.
+func ParseConfig(b []byte) (*Config, error) {
+	if len(b) > maxConfig {
+		return nil, fmt.Errorf("%d bytes are more than a configuration has (at most %d)", len(b), maxConfig)
+	}
+	if !utf8.Valid(b) {
+		return nil, errors.New("it is not UTF-8")
+	}
+	if err := checkJSON(b); err != nil {
+		return nil, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	c := &Config{raw: map[string]json.RawMessage{}}
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return nil, errors.New("expected a JSON object")
+	}
+	for dec.More() {
+		t, err := dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		var v json.RawMessage
+		if err := dec.Decode(&v); err != nil {
+			return nil, err
+		}
+		key := t.(string)
+		c.keys = append(c.keys, key)
+		c.raw[key] = v
+	}
+	return c, c.index()
+}
+
+// checkJSON walks the tokens: depth, duplicate keys, trailing bytes.
+func checkJSON(b []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	type level struct {
+		keys  map[string]bool // nil in an array
+		value bool            // the next token of an object is a value
+	}
+	var stack []level
+	for {
+		t, err := dec.Token()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = errors.New("the JSON ends too early")
+			}
+			return fmt.Errorf("at byte %d: %w", dec.InputOffset(), err)
+		}
+		if n := len(stack); n > 0 && stack[n-1].keys != nil {
+			top := &stack[n-1]
+			if key, ok := t.(string); ok && !top.value {
+				if top.keys[key] {
+					return fmt.Errorf("key %q stands twice", key)
+				}
+				top.keys[key], top.value = true, true
+				continue
+			}
+			top.value = false
+		}
+		switch t {
+		case json.Delim('{'):
+			stack = append(stack, level{keys: map[string]bool{}})
+		case json.Delim('['):
+			stack = append(stack, level{})
+		case json.Delim('}'), json.Delim(']'):
+			stack = stack[:len(stack)-1]
+		}
+		if len(stack) > maxDepth {
+			return fmt.Errorf("values are nested more than %d deep", maxDepth)
+		}
+		if len(stack) == 0 {
+			break
+		}
+	}
+	if rest := bytes.TrimSpace(b[dec.InputOffset():]); len(rest) > 0 {
+		return errors.New("something follows the JSON value")
+	}
+	return nil
+}
+
+// index decodes the values for Get and Map.
+func (c *Config) index() error {
+	c.tree = make(map[string]any, len(c.keys))
+	for k, raw := range c.raw {
+		dec := json.NewDecoder(bytes.NewReader(raw))
+		dec.UseNumber()
+		var v any
+		if err := dec.Decode(&v); err != nil {
+			return fmt.Errorf("key %q: %w", k, err)
+		}
+		c.tree[k] = v
+	}
+	return nil
+}
+
+// Get walks down nested objects. Numbers are json.Number.
+func (c *Config) Get(path ...string) (any, bool) {
+	var v any = c.tree
+	for _, key := range path {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return nil, false
+		}
+		if v, ok = m[key]; !ok {
+			return nil, false
+		}
+	}
+	return v, true
+}
+
+// String is Get for a string; ok is false for any other type.
+func (c *Config) String(path ...string) (s string, ok bool) {
+	v, _ := c.Get(path...)
+	s, ok = v.(string)
+	return s, ok
+}
+
+// Map is the whole configuration. It must not be changed.
+func (c *Config) Map() map[string]any { return c.tree }
+
+// Keys are the top-level keys in the order of the file.
+func (c *Config) Keys() []string { return slices.Clone(c.keys) }
+
+// Raw is the text of a top-level value.
+func (c *Config) Raw(key string) (json.RawMessage, bool) { r, ok := c.raw[key]; return r, ok }
+
+// Set returns a copy in which key has the value raw, in its old place or at the end.
+// raw must be valid JSON.
+func (c *Config) Set(key string, raw json.RawMessage) *Config {
+	d := c.clone()
+	if _, there := d.raw[key]; !there {
+		d.keys = append(d.keys, key)
+	}
+	d.raw[key] = raw
+	if err := d.index(); err != nil {
+		panic("hf: internal error: " + err.Error())
+	}
+	return d
+}
+
+// Delete returns a copy without key.
+func (c *Config) Delete(key string) *Config {
+	d := c.clone()
+	d.keys = slices.DeleteFunc(d.keys, func(k string) bool { return k == key })
+	delete(d.raw, key)
+	delete(d.tree, key)
+	return d
+}
+
+func (c *Config) clone() *Config {
+	d := &Config{keys: slices.Clone(c.keys), raw: make(map[string]json.RawMessage, len(c.raw)), tree: make(map[string]any, len(c.tree))}
+	for k, v := range c.raw {
+		d.raw[k] = v
+	}
+	for k, v := range c.tree {
+		d.tree[k] = v
+	}
+	return d
+}
+
+// Encode is the file's text: two spaces a level, a newline at the end, the text of
+// numbers and strings untouched.
+func (c *Config) Encode() []byte {
+	var b bytes.Buffer
+	b.WriteByte('{')
+	for i, k := range c.keys {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		key, err := json.Marshal(k)
+		if err != nil {
+			panic("hf: internal error: " + err.Error())
+		}
+		b.Write(key)
+		b.WriteByte(':')
+		b.Write(c.raw[k])
+	}
+	b.WriteByte('}')
+	var out bytes.Buffer
+	if err := json.Indent(&out, b.Bytes(), "", "  "); err != nil {
+		panic("hf: internal error: " + err.Error())
+	}
+	out.WriteByte('\n')
+	return out.Bytes()
+}
+
+// ModelType is "model_type", or empty.
+func (c *Config) ModelType() string { s, _ := c.String("model_type"); return s }
+
+// Architecture is the first of "architectures", or empty.
+func (c *Config) Architecture() string {
+	v, _ := c.Get("architectures")
+	if list, ok := v.([]any); ok && len(list) > 0 {
+		s, _ := list[0].(string)
+		return s
+	}
+	return ""
+}
+
+// DType is the dtype that the configuration names, as torch spells it without its
+// "torch.", and the top-level key that holds it: "dtype" or "torch_dtype". When only
+// the text model of a composite one names a dtype, key is the one used there and the
+// value is valid for the whole.
+func (c *Config) DType() (name, key string, ok bool) {
+	for _, path := range [][]string{{"dtype"}, {"torch_dtype"}, {"text_config", "dtype"}, {"text_config", "torch_dtype"}} {
+		if s, found := c.String(path...); found {
+			return strings.TrimPrefix(s, "torch."), path[len(path)-1], true
+		}
+	}
+	return "", "", false
+}
