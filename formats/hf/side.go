@@ -21,11 +21,15 @@ func (c *Checkpoint) findSide() error {
 	for _, f := range c.files {
 		weights[filepath.Base(f.Path())] = true
 	}
-	err := filepath.WalkDir(c.path, func(path string, d fs.DirEntry, err error) error {
+	root, err := filepath.EvalSymlinks(c.path) // WalkDir does not follow a link at its root
+	if err != nil {
+		return statError(c.path, err)
+	}
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return fault.IOf("reading %q: %w", path, err)
 		}
-		rel, err := filepath.Rel(c.path, path)
+		rel, err := filepath.Rel(root, path)
 		if err != nil || rel == "." {
 			return err
 		}

@@ -1,0 +1,106 @@
+package weights
+
+import (
+	"github.com/nf4conv/nf4conv/doublequant"
+	"github.com/nf4conv/nf4conv/formats/bnb"
+	"github.com/nf4conv/nf4conv/formats/hf"
+	"github.com/nf4conv/nf4conv/kernels"
+	"github.com/nf4conv/nf4conv/kernels/cast"
+)
+
+// fourBit is a bitsandbytes weight.
+type fourBit struct {
+	w         *bnb.Weight
+	nestedMap *[256]float32
+}
+
+func newFourBit(w *bnb.Weight) (Tensor, error) {
+	f := &fourBit{w: w}
+	if w.QuantState.Nested {
+		b, err := readAll(w.NestedQuantMap)
+		if err != nil {
+			return nil, err
+		}
+		f.nestedMap = new([256]float32)
+		cast.ToF32(f.nestedMap[:], b, kernels.F32)
+	}
+	return f, nil
+}
+
+func (f *fourBit) Name() string         { return f.w.Name }
+func (f *fourBit) Shape() []int64       { return f.w.QuantState.Shape }
+func (f *fourBit) Storage() string      { return f.w.QuantState.Type.String() }
+func (f *fourBit) Sources() []hf.Tensor { return f.w.Parts() }
+
+func (f *fourBit) ReadF32(dst []float32, off int64) error {
+	if len(dst) == 0 {
+		return nil
+	}
+	q := &f.w.QuantState
+	// Whole blocks around the range: scales belong to blocks, bytes to pairs.
+	bs := int64(q.BlockSize)
+	b0, b1 := off/bs, (off+int64(len(dst))-1)/bs+1
+	scales := make([]float32, b1-b0)
+	if err := f.readScales(scales, b0); err != nil {
+		return err
+	}
+	lead := off % 2
+	packed := make([]byte, (lead+int64(len(dst))+1)/2)
+	if err := f.w.Packed.ReadAt(packed, off/2); err != nil {
+		return err
+	}
+	book := q.Type.Codebook()
+	for i := range dst {
+		at := off + int64(i)
+		k := lead + int64(i)
+		c := packed[k/2] >> (4 - k%2*4) & 15
+		dst[i] = book.Levels[c] * scales[at/bs-b0]
+	}
+	roundTo(dst, q.DType)
+	return nil
+}
+
+// readScales reconstructs the absmax of len(dst) blocks from block on.
+func (f *fourBit) readScales(dst []float32, block int64) error {
+	q := &f.w.QuantState
+	if !q.Nested {
+		buf := make([]byte, 4*len(dst))
+		if err := f.w.Absmax.ReadAt(buf, 4*block); err != nil {
+			return err
+		}
+		cast.ToF32(dst, buf, kernels.F32)
+		return nil
+	}
+	g0, g1 := block/doublequant.BlockSize, (block+int64(len(dst))-1)/doublequant.BlockSize+1
+	buf := make([]byte, 4*(g1-g0))
+	if err := f.w.NestedAbsmax.ReadAt(buf, 4*g0); err != nil {
+		return err
+	}
+	nested := make([]float32, g1-g0)
+	cast.ToF32(nested, buf, kernels.F32)
+	codes := make([]byte, len(dst))
+	if err := f.w.Absmax.ReadAt(codes, block); err != nil {
+		return err
+	}
+	for i := 0; i < len(dst); { // group by group: the first may start in its middle
+		g := (block + int64(i)) / doublequant.BlockSize
+		n := min(int64(len(dst)-i), (g+1)*doublequant.BlockSize-block-int64(i))
+		doublequant.Dequantize(dst[i:i+int(n)], codes[i:], nested[g-g0:], f.nestedMap, q.NestedOffset, doublequant.BlockSize)
+		i += int(n)
+	}
+	return nil
+}
+
+// roundTo rounds values to a 16-bit format.
+func roundTo(v []float32, f kernels.Float) {
+	if f == kernels.F32 {
+		return
+	}
+	var buf [1024]byte
+	for len(v) > 0 {
+		n := min(len(v), len(buf)/2)
+		cast.FromF32(buf[:2*n], v[:n], f)
+		cast.ToF32(v[:n], buf[:2*n], f)
+		v = v[n:]
+	}
+}
