@@ -1,0 +1,68 @@
+package convert
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/internal/treehash"
+)
+
+// writeCard adds a section about the conversion to the model card: to the one that was
+// carried, or to a new one.
+func (r *runner) writeCard(files []sealed, m *Manifest, sync bool) error {
+	const name = "README.md"
+	old, err := os.ReadFile(filepath.Join(r.out.paths.partial, name))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fault.IOf("reading the carried %q: %w", name, err)
+	}
+	// A run that was interrupted after this point has carried README.md anew by now.
+	var b bytes.Buffer
+	if old == nil {
+		fmt.Fprintf(&b, "---\nbase_model: %s\nlibrary_name: transformers\ntags:\n- bitsandbytes\n- 4-bit\n---\n\n# %s, %s\n", r.plan.Source.Name, r.plan.Source.Name, r.method())
+	} else {
+		b.Write(bytes.TrimRight(old, "\n"))
+		b.WriteString("\n")
+	}
+	var in, out int64
+	for _, f := range r.plan.Source.Files {
+		in += f.Size
+	}
+	for _, f := range files {
+		out += f.size
+	}
+	t := &r.plan.Totals
+	fmt.Fprintf(&b, "\n## Conversion\n\n"+
+		"| | |\n|---|---|\n"+
+		"| base model | %s |\n| made by | %s %s |\n| method | %s |\n"+
+		"| parameters | %d, of which %d in %d modules are 4-bit |\n"+
+		"| size | %d -> %d bytes |\n",
+		r.plan.Source.Name, m.Tool.Name, m.Tool.Version, r.method(), t.Params, t.QuantizedParams, t.Quantized, in, out)
+	for _, k := range t.Kept {
+		fmt.Fprintf(&b, "| not quantized | %d tensors, %d parameters: %s |\n", k.Tensors, k.Params, k.Why)
+	}
+	fmt.Fprintf(&b, "\n`%s` holds the digest of every tensor read and written.\n", ManifestName)
+	if err := r.out.writeText(name, b.Bytes(), sync); err != nil {
+		return err
+	}
+	d := treehash.Sum(b.Bytes())
+	m.Written = append(m.Written, ManifestFile{Name: name, Size: int64(b.Len()), BLAKE3: &d})
+	return nil
+}
+
+// method is the conversion in a few words.
+func (r *runner) method() string {
+	o, ok := r.plan.Options.(QuantizeOptions)
+	if !ok {
+		return "dequantized to " + r.plan.Model.DType
+	}
+	s := fmt.Sprintf("bitsandbytes %s, block size %d", o.TypeName, o.BlockSize)
+	if o.DoubleQuant {
+		s += ", double quantization"
+	}
+	return s
+}

@@ -1,2 +1,0 @@
-// Package convert (see below).
-package convert

@@ -1,0 +1,75 @@
+package convert
+
+import (
+	"encoding/json"
+	"strconv"
+
+	"github.com/nf4conv/nf4conv/formats/hf"
+	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/kernels"
+	"github.com/nf4conv/nf4conv/weights"
+)
+
+// targetDType settles the dtype of everything that is not 4-bit. auto keeps the
+// checkpoint's own 16-bit dtype: what config.json says, else what most floating
+// weights are stored in; float32 becomes bfloat16, because the loaders of 4-bit
+// checkpoints (vLLM) want 16 bits.
+func targetDType(src *hf.Checkpoint, set *weights.Set, option string) (kernels.Float, error) {
+	if option != "auto" {
+		f, ok := parseFloat(option)
+		if !ok || f == kernels.F32 {
+			return 0, fault.Usagef("--dtype %q: expected auto, bfloat16 or float16", option)
+		}
+		return f, nil
+	}
+	f, err := ownDType(src, set)
+	if f == kernels.F32 {
+		f = kernels.BF16
+	}
+	return f, err
+}
+
+// ownDType is the dtype that the checkpoint says it has.
+func ownDType(src *hf.Checkpoint, set *weights.Set) (kernels.Float, error) {
+	if cfg := src.Config(); cfg != nil {
+		if name, key, ok := cfg.DType(); ok && name != "auto" {
+			f, known := parseFloat(name)
+			if !known {
+				return 0, fault.WithHint(
+					fault.Inputf("reading %q: config.json: %s is %q; expected float32, bfloat16 or float16", src.Path(), key, name),
+					"choose one with --dtype")
+			}
+			return f, nil
+		}
+	}
+	var bytes [3]int64
+	for _, t := range set.Tensors() {
+		if f, ok := t.Sources()[0].DType.Float(); ok && !isEncoded(t) {
+			bytes[f] += t.Sources()[0].Bytes()
+		}
+	}
+	best := kernels.BF16
+	for _, f := range []kernels.Float{kernels.F16, kernels.F32} {
+		if bytes[f] > bytes[best] {
+			best = f
+		}
+	}
+	return best, nil
+}
+
+// withDType makes config.json say dtype, under the key it uses already.
+func withDType(cfg *hf.Config, dtype kernels.Float) *hf.Config {
+	raw := json.RawMessage(strconv.Quote(dtype.String()))
+	_, key, ok := cfg.DType()
+	if !ok {
+		key = "dtype"
+	}
+	cfg = cfg.Set(key, raw)
+	// Writers in transition leave both keys; they must not contradict each other.
+	for _, other := range []string{"dtype", "torch_dtype"} {
+		if _, there := cfg.Get(other); there && other != key {
+			cfg = cfg.Set(other, raw)
+		}
+	}
+	return cfg
+}

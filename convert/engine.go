@@ -1,0 +1,60 @@
+package convert
+
+import (
+	"fmt"
+
+	"github.com/nf4conv/nf4conv/kernels"
+)
+
+// Engine is a device that does the arithmetic of jobs.
+type Engine interface {
+	// Name says what it is, for people: "cpu (generic)".
+	Name() string
+	// NewScratch makes the buffers of one worker for chunks of up to elems elements.
+	NewScratch(elems int) Scratch
+	// Begin opens a job that has arithmetic (cast or quantize). Chunks may then come in
+	// any order and from any number of workers, each with its own Scratch.
+	Begin(w JobSpec) (Transform, error)
+}
+
+// Scratch is a worker's private memory; its type is the engine's own business.
+type Scratch any
+
+// JobSpec is what an engine needs to know of a job.
+type JobSpec struct {
+	Elems       int64
+	Read        kernels.Float // format of the chunks
+	To          kernels.Float // format after the cast; equal to Read when there is none
+	Check       bool          // refuse NaN and infinities, before and after the cast
+	Quantize    bool
+	Codebook    Codebook
+	BlockSize   int
+	DoubleQuant bool
+}
+
+// Transform is one job on an engine.
+type Transform interface {
+	// Chunk turns elements [first, first+n) of the job, which in holds, into the bytes
+	// of PartWeight. first is a multiple of the block size. The result is valid until the
+	// scratch is used again. A value that Check refuses is a *ValueError.
+	Chunk(s Scratch, first int64, in []byte) ([]byte, error)
+	// Finish is called once, after all chunks, for a quantize job: it hands the other
+	// parts to emit, in pieces at rising offsets, and reports. PartQuantState is not
+	// among them; the offset of double quantization is in the report.
+	Finish(emit func(part Part, offset int64, p []byte) error) (Report, error)
+}
+
+// Report is what a quantize job says of itself.
+type Report struct {
+	NestedOffset float32 // mean of absmax; 0 without double quantization
+	RelError     float64 // ||w - dequantized|| / ||w|| over a sample of blocks
+	MaxAbsmax    float32
+}
+
+// ValueError is a weight that cannot be converted.
+type ValueError struct {
+	Index int64  // flat, in the job's (transposed) order
+	Found string // "NaN", "infinity", "70000, which float16 cannot hold"
+}
+
+func (e *ValueError) Error() string { return fmt.Sprintf("value at %d is %s", e.Index, e.Found) }

@@ -1,0 +1,102 @@
+package convert
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/nf4conv/nf4conv/internal/treehash"
+)
+
+// ManifestName is the file that says how a checkpoint was made.
+const ManifestName = "nf4conv.json"
+
+// ManifestSchema names the form of the manifest.
+const ManifestSchema = "nf4conv.manifest/1"
+
+// Tool identifies the program that wrote a checkpoint.
+type Tool struct {
+	Name     string `json:"name"`
+	Version  string `json:"version"`
+	Revision string `json:"revision,omitempty"`
+}
+
+// Manifest says how a checkpoint was made, so that the conversion can be repeated and
+// compared. It is a function of the source, the options and the tool: it holds no
+// times and no names of machines.
+type Manifest struct {
+	Schema    string            `json:"schema"`
+	Tool      Tool              `json:"tool"`
+	Format    int               `json:"revision"` // Revision
+	Verb      string            `json:"verb"`
+	Options   any               `json:"options"`
+	Codebooks map[string]string `json:"codebooks,omitempty"` // type -> BLAKE3 of the 16 float32 levels
+	Source    Source            `json:"source"`
+	Model     Model             `json:"model"`
+	Files     []ManifestFile    `json:"files"`             // of weights
+	Written   []ManifestFile    `json:"written,omitempty"` // other files made by the tool
+	Carried   []ManifestFile    `json:"carried,omitempty"` // copied from the source
+	Tensors   []ManifestTensor  `json:"tensors"`
+}
+
+// ManifestFile is a file of the output.
+type ManifestFile struct {
+	Name   string           `json:"name"`
+	Size   int64            `json:"size"`
+	BLAKE3 *treehash.Digest `json:"blake3,omitempty"`
+	SHA256 string           `json:"sha256,omitempty"`
+}
+
+// ManifestTensor is a logical tensor: what was read, what was done, what was written.
+type ManifestTensor struct {
+	Name     string         `json:"name"`
+	Why      string         `json:"why"`
+	Steps    []Step         `json:"steps"`
+	Source   []TensorDigest `json:"source"`
+	Outputs  []TensorDigest `json:"outputs"`
+	RelError float64        `json:"rel_error,omitempty"`
+}
+
+// TensorDigest is the BLAKE3-256 of a tensor's bytes.
+type TensorDigest struct {
+	Tensor string          `json:"tensor"`
+	File   string          `json:"file"`
+	BLAKE3 treehash.Digest `json:"blake3"`
+}
+
+// manifest gathers what is known when the weight files are sealed.
+func (r *runner) manifest(files []sealed) *Manifest {
+	m := &Manifest{
+		Schema: ManifestSchema, Tool: r.opts.Tool, Format: r.plan.Revision, Verb: r.plan.Verb,
+		Options: r.plan.Options, Source: r.plan.Source, Model: r.plan.Model,
+	}
+	for _, f := range files {
+		m.Files = append(m.Files, ManifestFile{Name: f.Name, Size: f.size})
+	}
+	for i := range r.plan.Jobs {
+		j := &r.plan.Jobs[i]
+		t := ManifestTensor{Name: j.Name, Why: j.Why, Steps: j.Steps, RelError: r.records[i].Rel}
+		for k, in := range j.Inputs {
+			t.Source = append(t.Source, TensorDigest{Tensor: in.Name, File: in.File, BLAKE3: r.records[i].Source[k]})
+		}
+		for k, o := range j.Outputs {
+			t.Outputs = append(t.Outputs, TensorDigest{Tensor: o.Tensor, File: r.plan.Files[o.File].Name, BLAKE3: r.records[i].Outputs[k]})
+		}
+		m.Tensors = append(m.Tensors, t)
+		if j.Quantized() {
+			w := compile(j)
+			if m.Codebooks == nil {
+				m.Codebooks = map[string]string{}
+			}
+			m.Codebooks[w.typ.String()] = treehash.Sum(floatBytes(w.typ.Codebook().Levels[:])).String()
+		}
+	}
+	return m
+}
+
+func (m *Manifest) encode() ([]byte, error) {
+	b, err := json.MarshalIndent(m, "", " ")
+	if err != nil {
+		return nil, fmt.Errorf("encoding the manifest: %w", err)
+	}
+	return append(b, '\n'), nil
+}

@@ -1,0 +1,411 @@
+package convert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/internal/treehash"
+)
+
+// RunOptions say how a plan is run; the weights written do not depend on them.
+type RunOptions struct {
+	Out       string
+	Overwrite bool   // replace what stands at Out, at the end and in one step
+	Restart   bool   // throw away what an interrupted run left
+	SHA256    bool   // add a SHA-256 per file to the manifest, and SHA256SUMS
+	Card      bool   // add a model card section to README.md
+	NoSync    bool   // do not wait for the disk; for measurements
+	Tool      Tool   // recorded in the manifest
+	Engine    Engine // nil: CPU
+	Progress  *Progress
+	Log       *slog.Logger // nil: silent
+
+	wrapWrites func(io.WriterAt) io.WriterAt // tests put faults here
+}
+
+// Progress is updated while a plan runs and may be read at any time.
+type Progress struct {
+	Bytes   atomic.Int64 // of source tensors, done or found done
+	Tensors atomic.Int64 // jobs done
+	Stage   atomic.Pointer[string]
+}
+
+func (p *Progress) stage(s string) { p.Stage.Store(&s) }
+
+// Result is what a run did.
+type Result struct {
+	Out       string        `json:"out"`
+	Manifest  string        `json:"manifest"`
+	Engine    string        `json:"engine"`
+	Files     []string      `json:"files"`
+	BytesIn   int64         `json:"bytes_in"`
+	BytesOut  int64         `json:"bytes_out"` // files of weights, headers included
+	Bits      float64       `json:"bits_per_weight"`
+	Resumed   int           `json:"resumed_tensors"` // found done in an interrupted run
+	Already   bool          `json:"already_complete"`
+	Duration  time.Duration `json:"duration_ns"`
+	Converted time.Duration `json:"converted_ns"` // to the last write of a weight, before syncing
+	Worst     []TensorError `json:"worst"`        // quantized weights, largest relative error first
+	MeanError float64       `json:"mean_rel_error"`
+}
+
+// TensorError is the error of one quantized weight over a sample of its blocks.
+type TensorError struct {
+	Tensor   string  `json:"tensor"`
+	RelError float64 `json:"rel_error"`
+}
+
+// jobRun is a job on its way.
+type jobRun struct {
+	index     int
+	work      work
+	transform Transform
+	left      atomic.Int64 // chunks to go
+	source    *treehash.Tree
+	outputs   []*treehash.Tree // aligned with the placements
+	memory    int64
+}
+
+// chunk is a run of elements (bytes, for a byte copy) of one job.
+type chunk struct {
+	job   *jobRun
+	first int64
+	n     int
+}
+
+type runner struct {
+	plan    *Plan
+	opts    RunOptions
+	engine  Engine
+	out     *output
+	journal *journal
+	records []Record // aligned with jobs; Name is empty until a job is done
+	memory  *semaphore.Weighted
+	log     *slog.Logger
+}
+
+// Run carries out a plan made by this process. It returns an error of class
+// fault.Input for weights that cannot be converted, fault.IO for what a retry may
+// mend, fault.Interrupted when ctx was cancelled; finished tensors are kept, and the same
+// plan continues where it stopped.
+func Run(ctx context.Context, p *Plan, o RunOptions) (*Result, error) {
+	start := time.Now()
+	if o.Progress == nil {
+		o.Progress = &Progress{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Engine == nil {
+		o.Engine = CPU{}
+	}
+	r := &runner{plan: p, opts: o, engine: o.Engine, log: o.Log, records: make([]Record, len(p.Jobs))}
+	ps := makePaths(o.Out, singleFile(p))
+	r.out = &output{paths: ps, plan: p, wrap: o.wrapWrites}
+	already, err := r.prepare()
+	if err != nil {
+		return nil, err
+	}
+	if already {
+		return &Result{Out: ps.out, Manifest: ps.manifestPath(), Already: true, Duration: time.Since(start)}, nil
+	}
+	res, err := r.run(ctx)
+	if err != nil {
+		return nil, errors.Join(err, r.out.close(), r.journal.close())
+	}
+	res.Duration = time.Since(start)
+	return res, nil
+}
+
+// singleFile is the name of the one output file when the plan asks for a file
+// instead of a directory.
+func singleFile(p *Plan) string {
+	switch o := p.Options.(type) {
+	case QuantizeOptions:
+		return o.FileName
+	case DequantizeOptions:
+		return o.FileName
+	}
+	return ""
+}
+
+func (r *runner) run(ctx context.Context) (*Result, error) {
+	start := time.Now()
+	resumed, err := r.resume(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.opts.Progress.stage("converting")
+	if err := r.convert(ctx); err != nil {
+		return nil, err
+	}
+	res := &Result{Resumed: resumed, Engine: r.engine.Name(), Converted: time.Since(start)}
+	r.opts.Progress.stage("finishing")
+	if err := r.finish(ctx, res); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// convert runs every job that is not done yet.
+func (r *runner) convert(ctx context.Context) error {
+	var todo []*jobRun
+	for i := range r.plan.Jobs {
+		if r.records[i].Name == "" {
+			j := &jobRun{index: i, work: compile(&r.plan.Jobs[i])}
+			j.memory = j.work.jobBytes()
+			todo = append(todo, j)
+		}
+	}
+	if len(todo) == 0 {
+		return nil
+	}
+	r.memory = semaphore.NewWeighted(max(r.plan.Schedule.JobMemory, 1))
+	g, ctx := errgroup.WithContext(ctx)
+	chunks := make(chan chunk)
+	g.Go(func() error {
+		defer close(chunks)
+		return r.dispatch(ctx, todo, chunks)
+	})
+	for range r.plan.Schedule.Workers {
+		g.Go(func() error {
+			b := newBuffers(todo, r.plan.Schedule.ChunkElems)
+			s := r.engine.NewScratch(int(r.plan.Schedule.ChunkElems))
+			for c := range chunks {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				if err := r.process(b, s, c); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// dispatch opens jobs in order and hands out their chunks.
+func (r *runner) dispatch(ctx context.Context, todo []*jobRun, chunks chan<- chunk) error {
+	for _, j := range todo {
+		if err := r.memory.Acquire(ctx, j.memory); err != nil {
+			return err
+		}
+		if err := r.begin(j); err != nil {
+			return err
+		}
+		step := r.plan.Schedule.ChunkElems
+		for first := int64(0); first == 0 || first < j.work.elems; first += step {
+			select {
+			case chunks <- chunk{job: j, first: first, n: int(min(step, j.work.elems-first))}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
+}
+
+// begin opens a job on the engine and prepares its digests.
+func (r *runner) begin(j *jobRun) error {
+	w := &j.work
+	step := r.plan.Schedule.ChunkElems
+	j.left.Store(max(1, (w.elems+step-1)/step))
+	unit := int64(1)
+	if !w.copyBytes {
+		unit = int64(w.read.Size())
+		t, err := r.engine.Begin(w.spec())
+		if err != nil {
+			return fmt.Errorf("opening %q on %s: %w", w.job.Name, r.engine.Name(), err)
+		}
+		j.transform = t
+	}
+	if w.sequential() {
+		j.source = treehash.New(w.job.Inputs[0].Bytes, step*unit)
+	}
+	for k := range w.job.Outputs {
+		o := &w.job.Outputs[k]
+		piece := int64(1 << 10) // what Finish emits comes in multiples of this
+		if o.Part == PartWeight {
+			piece = w.outBytes(step)
+		}
+		j.outputs = append(j.outputs, treehash.New(o.Size, piece))
+	}
+	return nil
+}
+
+// outBytes is the size of n elements of the main output.
+func (w *work) outBytes(n int64) int64 {
+	switch {
+	case w.copyBytes:
+		return n
+	case w.quantize:
+		return (n + 1) / 2
+	}
+	return n * int64(w.to.Size())
+}
+
+func (w *work) spec() JobSpec {
+	s := JobSpec{Elems: w.elems, Read: w.read, To: w.to, Check: w.check, Quantize: w.quantize, BlockSize: w.blockSize, DoubleQuant: w.doubleQuant}
+	if w.quantize {
+		s.Codebook = w.typ.Codebook()
+	}
+	return s
+}
+
+// process does one chunk, and the end of its job when it is the last.
+func (r *runner) process(b *buffers, s Scratch, c chunk) error {
+	j := c.job
+	w := &j.work
+	in, err := w.readChunk(b, c.first, c.n)
+	if err != nil {
+		return err
+	}
+	if j.source != nil && (len(in) > 0 || w.elems == 0) && len(in) > 0 {
+		j.source.Add(c.first*int64(len(in)/c.n), in)
+	}
+	out := in
+	if w.copyBytes {
+		err = w.checkBytes(in, c.first)
+	} else {
+		out, err = j.transform.Chunk(s, c.first, in)
+	}
+	if err != nil {
+		return r.located(err, w)
+	}
+	if len(out) > 0 {
+		at := w.outBytes(c.first)
+		if err := r.out.write(&w.job.Outputs[0], at, out); err != nil {
+			return err
+		}
+		j.outputs[0].Add(at, out)
+	}
+	var read int64
+	if w.elems > 0 {
+		read = w.inputBytes() * int64(c.n) / w.elems
+	}
+	r.opts.Progress.Bytes.Add(read)
+	if j.left.Add(-1) > 0 {
+		return nil
+	}
+	return r.finishJob(b, j)
+}
+
+// inputBytes is the size of everything the job reads.
+func (w *work) inputBytes() int64 {
+	var n int64
+	for i := range w.job.Inputs {
+		n += w.job.Inputs[i].Bytes
+	}
+	return n
+}
+
+// finishJob writes the parts that need the whole weight and the journal line.
+func (r *runner) finishJob(b *buffers, j *jobRun) error {
+	w := &j.work
+	rec := Record{Job: j.index, Name: w.job.Name}
+	if w.quantize {
+		rep, err := j.transform.Finish(func(part Part, offset int64, p []byte) error {
+			k := w.job.placement(part)
+			if err := r.out.write(&w.job.Outputs[k], offset, p); err != nil {
+				return err
+			}
+			j.outputs[k].AddRange(offset, p)
+			return nil
+		})
+		if err != nil {
+			return r.located(err, w)
+		}
+		state := quantState(w)
+		state.NestedOffset = rep.NestedOffset
+		rec.State, rec.Rel = string(state.JSON()), rep.RelError
+	}
+	for k := range w.job.Inputs {
+		if k == 0 && j.source != nil {
+			rec.Source = append(rec.Source, j.source.Sum())
+			continue
+		}
+		d, err := hashRef(&w.job.Inputs[k], b.raw)
+		if err != nil {
+			return err
+		}
+		rec.Source = append(rec.Source, d)
+	}
+	for k := range w.job.Outputs {
+		if w.job.Outputs[k].Part == PartQuantState {
+			rec.Outputs = append(rec.Outputs, treehash.Sum([]byte(rec.State)))
+			continue
+		}
+		rec.Outputs = append(rec.Outputs, j.outputs[k].Sum())
+	}
+	j.transform, j.source, j.outputs = nil, nil, nil
+	r.memory.Release(j.memory)
+	if err := r.journal.append(&rec); err != nil {
+		return err
+	}
+	r.records[j.index] = rec
+	r.opts.Progress.Tensors.Add(1)
+	r.log.Debug("tensor done", "tensor", rec.Name, "rel_error", rec.Rel)
+	return nil
+}
+
+// placement is the index of the part among the job's outputs.
+func (j *Job) placement(part Part) int {
+	for k := range j.Outputs {
+		if j.Outputs[k].Part == part {
+			return k
+		}
+	}
+	panic("convert: internal error: no placement for " + string(part))
+}
+
+// located adds file, tensor and coordinates to an error of the arithmetic.
+func (r *runner) located(err error, w *work) error {
+	in := &w.job.Inputs[0]
+	var v *ValueError
+	if errors.As(err, &v) {
+		err = fault.WithHint(
+			fault.Inputf("value at %v is %s", coordinates(v.Index, w), v.Found),
+			"a model with such weights does not compute; mend the source (was it saved from a diverged run?)")
+	}
+	return fmt.Errorf("%s %q: tensor %q: %w", gerund(r.plan.Verb), in.File, w.job.Name, err)
+}
+
+func gerund(verb string) string {
+	if verb == "dequantize" {
+		return "dequantizing"
+	}
+	return "quantizing"
+}
+
+// coordinates turns a flat index of the job's order into one of the source's shape.
+func coordinates(flat int64, w *work) []int64 {
+	shape := w.job.Shape
+	out := make([]int64, len(shape))
+	for d := len(shape) - 1; d >= 0; d-- {
+		out[d] = flat % shape[d]
+		flat /= shape[d]
+	}
+	if w.transpose {
+		out[0], out[1] = out[1], out[0]
+	}
+	return out
+}
+
+// removeAll is os.RemoveAll with a class.
+func removeAll(path string) error {
+	if err := os.RemoveAll(path); err != nil {
+		return fault.IOf("removing %q: %w", path, err)
+	}
+	return nil
+}
