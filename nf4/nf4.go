@@ -83,15 +83,34 @@ const offset = 0.9677083
 // normalQuantile is the inverse of the normal distribution function.
 func normalQuantile(p float64) float64 { return math.Sqrt2 * math.Erfinv(2*p-1) }
 
+// probabilities is torch.linspace(offset, 0.5, n) without its last entry: float32,
+// counted from the nearer end. The quantiles of the published table were taken at these
+// rounded probabilities; taken at the exact ones, ten levels would differ in their last
+// bits.
+func probabilities(n int) []float64 {
+	step := float32(float32(0.5)-float32(offset)) / float32(n-1)
+	p := make([]float64, n-1)
+	for i := range p {
+		if i < n/2 {
+			p[i] = float64(float32(offset) + float32(step*float32(i)))
+		} else {
+			p[i] = float64(float32(0.5) - float32(step*float32(n-1-i)))
+		}
+	}
+	return p
+}
+
 // nf4Levels are the 16 levels, ascending: eight positive quantiles, zero, and seven
 // negative ones, evenly spaced in probability on each side and scaled to [-1, 1].
-func nf4Levels() [16]float64 {
-	var v [16]float64
-	for i := range 8 { // linspace(offset, 0.5, 9) without its end
-		v[15-i] = normalQuantile(offset + float64(i)*(0.5-offset)/8)
+// Quantiles are computed in float64 and rounded to float32 before the division, as
+// torch does.
+func nf4Levels() [16]float32 {
+	var v [16]float32
+	for i, p := range probabilities(9) {
+		v[15-i] = float32(normalQuantile(p))
 	}
-	for i := range 7 { // linspace(offset, 0.5, 8) without its end, mirrored
-		v[i] = -normalQuantile(offset + float64(i)*(0.5-offset)/7)
+	for i, p := range probabilities(8) {
+		v[i] = -float32(normalQuantile(p))
 	}
 	top := v[15]
 	for i := range v {
@@ -101,9 +120,9 @@ func nf4Levels() [16]float64 {
 }
 
 func nf4Book() *quant4.Codebook {
-	b := &quant4.Codebook{}
-	for i, v := range nf4Levels() {
-		b.Levels[i], b.ByRank[i] = float32(v), uint8(i)
+	b := &quant4.Codebook{Levels: nf4Levels()}
+	for i := range b.ByRank {
+		b.ByRank[i] = uint8(i)
 	}
 	setThresholds(b)
 	return b
