@@ -85,7 +85,7 @@ func (f *fourBit) readScales(dst []float32, block int64) error {
 	for i := 0; i < len(dst); { // group by group: the first may start in its middle
 		g := (block + int64(i)) / doublequant.BlockSize
 		n := min(int64(len(dst)-i), (g+1)*doublequant.BlockSize-block-int64(i))
-		doublequant.Dequantize(dst[i:i+int(n)], codes[i:], nested[g-g0:], f.nestedMap, q.NestedOffset, doublequant.BlockSize)
+		doublequant.Dequantize(dst[i:i+int(n)], codes[i:i+int(n)], nested[g-g0:][:1], f.nestedMap, q.NestedOffset, doublequant.BlockSize)
 		i += int(n)
 	}
 	return nil

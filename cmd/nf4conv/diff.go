@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/nf4conv/nf4conv/compare"
+	"github.com/nf4conv/nf4conv/formats/hf"
+	"github.com/nf4conv/nf4conv/internal/fault"
+)
+
+func diffVerb() verb {
+	return verb{
+		name: "diff", usage: "compare two checkpoints tensor by tensor, 16-bit or 4-bit", args: "A B", minArgs: 2, maxArgs: 2,
+		example: "nf4conv diff path/to/model model-nf4", codes: "0 success (with --exit-code: no difference), 2 wrong usage, 3 differences (with --exit-code), 4 invalid input, 5 I/O error, 130 interrupted",
+		flags: []cli.Flag{
+			boolFlag("exit-code", "exit with 3 when anything differs"),
+			&cli.IntFlag{Name: "limit", Value: 20, Usage: "print at most `N` tensors; 0 prints all", EnvVars: env("limit")},
+		},
+		run: runDiff,
+	}
+}
+
+func runDiff(ctx context.Context, a *app, g *global, c *cli.Context) (err error) {
+	if c.Int("limit") < 0 {
+		return fault.Usagef("--limit %d: expected 0 or more", c.Int("limit"))
+	}
+	var sides [2]*hf.Checkpoint
+	for i := range sides {
+		s, err := hf.Open(c.Args().Get(i))
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, s.Close()) }()
+		sides[i] = s
+	}
+	workers := g.threads
+	if workers == 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	r, err := compare.Checkpoints(ctx, sides[0], sides[1], workers)
+	if err != nil {
+		return err
+	}
+	if g.json {
+		err = a.result(r)
+	} else if _, werr := fmt.Fprint(a.stdout, diffText(r, c.Int("limit"))); werr != nil {
+		err = fault.IOf("writing the result: %w", werr)
+	}
+	if err == nil && c.Bool("exit-code") && !r.Equal {
+		return &gateError{fault.Gatef("%q and %q differ", r.A.Path, r.B.Path)}
+	}
+	return err
+}
+
+// gateError is a verdict whose JSON document was printed already.
+type gateError struct{ error }
+
+func (e *gateError) Unwrap() error { return e.error }
+
+func diffText(r *compare.Result, limit int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "a  %s: %d tensors, quantized: %s\nb  %s: %d tensors, quantized: %s\n", r.A.Path, r.A.Tensors, r.A.Scheme, r.B.Path, r.B.Tensors, r.B.Scheme)
+	if r.Equal {
+		return b.String() + "no difference\n"
+	}
+	fmt.Fprintf(&b, "%d tensors have equal values, %d differ, %d only in a, %d only in b; relative error over all %.5f\n", r.Same, len(r.Tensors), len(r.OnlyA), len(r.OnlyB), r.RelError)
+	if len(r.Config) > 0 {
+		fmt.Fprintf(&b, "config.json differs in %s\n", strings.Join(r.Config, ", "))
+	}
+	for _, n := range r.OnlyA {
+		fmt.Fprintf(&b, "only in a  %s\n", n)
+	}
+	for _, n := range r.OnlyB {
+		fmt.Fprintf(&b, "only in b  %s\n", n)
+	}
+	if len(r.Tensors) > 0 {
+		fmt.Fprintf(&b, "%-9s %-9s %-8s %-9s %s\n", "rel error", "max abs", "cosine", "stored", "tensor")
+	}
+	for i, t := range r.Tensors {
+		if limit > 0 && i == limit {
+			fmt.Fprintf(&b, "and %d more (--limit 0 prints all)\n", len(r.Tensors)-i)
+			break
+		}
+		stored := t.StorageA + " " + t.StorageB
+		switch t.Kind {
+		case "values":
+			fmt.Fprintf(&b, "%-9.5f %-9.3g %-8.5f %-9s %s\n", t.RelError, t.MaxAbs, t.Cosine, stored, t.Name)
+		case "shape":
+			fmt.Fprintf(&b, "shapes %v and %v: %s\n", t.ShapeA, t.ShapeB, t.Name)
+		default:
+			fmt.Fprintf(&b, "%d bytes differ (%s): %s\n", t.Different, stored, t.Name)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/nf4conv/nf4conv/formats/hf"
+	"github.com/nf4conv/nf4conv/inspect"
+	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/internal/units"
+)
+
+func inspectVerb() verb {
+	return verb{
+		name: "inspect", usage: "say what a checkpoint is and what loaders make of it", args: "PATH", minArgs: 1, maxArgs: 1,
+		example: "nf4conv inspect model-nf4 --tensors",
+		flags:   []cli.Flag{boolFlag("tensors", "list every tensor")},
+		run: func(_ context.Context, a *app, g *global, c *cli.Context) (err error) {
+			src, err := hf.Open(c.Args().First())
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, src.Close()) }()
+			r, err := inspect.Checkpoint(src, c.Bool("tensors"))
+			if err != nil {
+				return err
+			}
+			if g.json {
+				return a.result(r)
+			}
+			if _, err := fmt.Fprint(a.stdout, inspectText(r)); err != nil {
+				return fault.IOf("writing the result: %w", err)
+			}
+			return nil
+		},
+	}
+}
+
+func inspectText(r *inspect.Report) string {
+	var b strings.Builder
+	line := func(label, format string, args ...any) {
+		fmt.Fprintf(&b, "%-13s %s\n", label, fmt.Sprintf(format, args...))
+	}
+	known := ""
+	if !r.Known {
+		known = ", not in the table of architectures"
+	}
+	line("path", "%s", r.Path)
+	line("architecture", "%s (%s)%s", orNone(r.Architecture), orNone(r.ModelType), known)
+	line("size", "%s parameters in %s, %.2f bits each; config dtype %s", units.Count(r.Params), units.Bytes(r.Bytes), r.Bits, orNone(r.DType))
+	for _, f := range r.Files {
+		line("file", "%s, %s, %d tensors", filepath.Base(f.Name), units.Bytes(f.Bytes), f.Tensors)
+	}
+	line("quantized", "%s", r.Scheme)
+	if q := r.Quantization; q != nil {
+		line("", "%s, block size %v, double quantization %t, compute dtype %s, %d modules", q.Type, q.BlockSizes, q.DoubleQuant, orNone(q.ComputeDType), q.Modules)
+		line("skip list", "%s", strings.Join(q.SkipModules, ", "))
+	}
+	for _, l := range r.Loaders {
+		if l.Agrees {
+			line("loader", "%s: expects 4 bits exactly where they are", l.Name)
+			continue
+		}
+		line("loader", "%s: disagrees about %d modules, first: %s", l.Name, len(l.Problems), l.Problems[0])
+	}
+	for i, list := range [][]inspect.Count{r.Storages, r.Roles} {
+		for _, s := range list {
+			line([]string{"stored as", "role"}[i], "%-12s %5d tensors  %10s parameters  %10s", s.Name, s.Tensors, units.Count(s.Params), units.Bytes(s.Bytes))
+		}
+	}
+	if len(r.Side) > 0 {
+		line("carried", "%s", strings.Join(r.Side, ", "))
+	}
+	for _, n := range r.NotCarried {
+		line("left", "%s: %s", n.Name, n.Why)
+	}
+	for _, w := range r.Warnings {
+		line("warning", "%s", w)
+	}
+	if r.Refused != "" {
+		line("refused", "%s", r.Refused)
+	}
+	for _, t := range r.Tensors {
+		fmt.Fprintf(&b, "  %-60s %-9s %-18s %-10s %s\n", t.Name, t.Storage, fmt.Sprint(t.Shape), t.Role, t.Would)
+	}
+	return b.String()
+}

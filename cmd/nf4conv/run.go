@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/nf4conv/nf4conv/convert"
+	"github.com/nf4conv/nf4conv/formats/hf"
+	"github.com/nf4conv/nf4conv/internal/fault"
+)
+
+// runDoc is what --json prints after a conversion.
+type runDoc struct {
+	Schema   string           `json:"schema"`
+	Verb     string           `json:"verb"`
+	Model    convert.Model    `json:"model"`
+	Totals   convert.Totals   `json:"totals"`
+	Schedule convert.Schedule `json:"schedule"`
+	Loaders  []convert.Loader `json:"loaders,omitempty"`
+	Warnings []string         `json:"warnings"`
+	Result   *convert.Result  `json:"result"`
+	PeakRSS  int64            `json:"peak_rss_bytes"`
+}
+
+// runPlan is the common part of the verbs that write a checkpoint: open, plan, show,
+// run, sum up.
+func (a *app) runPlan(ctx context.Context, g *global, c *cli.Context, build func(*hf.Checkpoint, string) (*convert.Plan, error)) (err error) {
+	if c.Bool("restart") && c.Bool("dry-run") {
+		return fault.Usagef("--restart and --dry-run contradict each other: a dry run removes nothing")
+	}
+	src, err := hf.Open(c.Args().Get(0))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	out := c.Args().Get(1)
+	fileName, err := outFileName(src, out)
+	if err != nil {
+		return err
+	}
+	plan, err := build(src, fileName)
+	if err != nil {
+		return err
+	}
+	for _, w := range plan.Warnings {
+		a.say("warning: %s", w)
+	}
+	if c.Bool("dry-run") {
+		if g.json {
+			return a.result(plan)
+		}
+		a.showPlan(a.stdout, plan, out, g.verbose)
+		return nil
+	}
+	if !a.quiet {
+		a.showPlan(a.stderr, plan, out, g.verbose)
+	}
+	// The collector works harder rather than letting buffers that were freed pile up.
+	debug.SetMemoryLimit(plan.Schedule.Memory + 32<<20)
+	var progress convert.Progress
+	stop := a.showProgress(&progress, plan, g)
+	res, err := convert.Run(ctx, plan, convert.RunOptions{
+		Out: out, Overwrite: c.Bool("overwrite"), Restart: c.Bool("restart"), SHA256: c.Bool("sha256"), Card: c.Bool("card"),
+		NoSync: c.Bool("no-sync"), Tool: thisTool(), Progress: &progress, Log: a.logger(g),
+	})
+	stop()
+	if err != nil {
+		return err
+	}
+	peak := peakRSS()
+	if g.json {
+		return a.result(&runDoc{
+			Schema: "nf4conv.run/1", Verb: plan.Verb, Model: plan.Model, Totals: plan.Totals, Schedule: plan.Schedule, Loaders: plan.Loaders,
+			Warnings: append([]string{}, plan.Warnings...), Result: res, PeakRSS: peak,
+		})
+	}
+	if !a.quiet {
+		a.showSummary(plan, res, peak, c.Args().Get(0))
+	}
+	return nil
+}
+
+// plainInterval is the time between lines of plain progress.
+const plainInterval = 5 * time.Second

@@ -1,0 +1,304 @@
+// Package compare finds the differences between two checkpoints, tensor by tensor,
+// whatever each is stored in. Values are streamed in chunks of a fixed size and summed in
+// a fixed order, so that the figures do not depend on the number of workers.
+package compare
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nf4conv/nf4conv/arch"
+	"github.com/nf4conv/nf4conv/formats/hf"
+	"github.com/nf4conv/nf4conv/weights"
+)
+
+// Schema names the JSON form of a [Result].
+const Schema = "nf4conv.diff/1"
+
+// Result is every difference found.
+type Result struct {
+	Schema  string   `json:"schema"`
+	A       Side     `json:"a"`
+	B       Side     `json:"b"`
+	Equal   bool     `json:"equal"`   // no difference at all
+	Tensors []Tensor `json:"tensors"` // those that differ, largest relative error first, then by name
+	OnlyA   []string `json:"only_a"`
+	OnlyB   []string `json:"only_b"`
+	Same    int      `json:"same"`   // tensors with equal values
+	Config  []string `json:"config"` // top-level keys of config.json that differ
+	// RelError is ||A-B|| / ||A|| over all tensors that both have and that are numbers.
+	RelError float64 `json:"rel_error"`
+}
+
+// Side is one of the two checkpoints.
+type Side struct {
+	Path    string `json:"path"`
+	Scheme  string `json:"scheme"` // none, bitsandbytes, fp8 or mxfp4
+	Tensors int    `json:"tensors"`
+}
+
+// Tensor is a logical tensor that both sides have and that is not the same in both.
+type Tensor struct {
+	Name     string  `json:"name"`
+	StorageA string  `json:"storage_a"`
+	StorageB string  `json:"storage_b"`
+	ShapeA   []int64 `json:"shape_a"`
+	ShapeB   []int64 `json:"shape_b"`
+	// Kind is "shape", "bytes" (values that are not read as numbers) or "values".
+	Kind      string  `json:"kind"`
+	Different int64   `json:"different"`  // elements whose values differ
+	MaxAbs    float64 `json:"max_abs"`    // largest |a-b|
+	RelError  float64 `json:"rel_error"`  // ||a-b|| / ||a||
+	Cosine    float64 `json:"cosine"`     // <a,b> / (||a|| ||b||)
+	SQNR      float64 `json:"sqnr_db"`    // 10 log10(||a||^2 / ||a-b||^2)
+	Gain      float64 `json:"gain"`       // <a,b> / <a,a>
+	Transpose bool    `json:"transposed"` // one side holds the transpose (Conv1D)
+
+	diff2, norm2 float64
+	equal        bool
+}
+
+// chunk is the number of values compared at a time.
+const chunk = 1 << 16
+
+// Checkpoints compares a and b on the given number of workers.
+func Checkpoints(ctx context.Context, a, b *hf.Checkpoint, workers int) (*Result, error) {
+	sa, err := weights.Open(a)
+	if err != nil {
+		return nil, err
+	}
+	sb, err := weights.Open(b)
+	if err != nil {
+		return nil, err
+	}
+	r := &Result{
+		Schema: Schema, OnlyA: []string{}, OnlyB: []string{}, Tensors: []Tensor{}, Config: configKeys(a.Config(), b.Config()),
+		A: Side{a.Path(), sa.Scheme(), len(sa.Tensors())}, B: Side{b.Path(), sb.Scheme(), len(sb.Tensors())},
+	}
+	conv1d := conv1dNames(a, sa)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(1, workers))
+	found := make([]*Tensor, len(sa.Tensors()))
+	for i, ta := range sa.Tensors() {
+		tb, ok := sb.Lookup(ta.Name())
+		if !ok {
+			r.OnlyA = append(r.OnlyA, ta.Name())
+			continue
+		}
+		g.Go(func() error {
+			t, err := compareTensor(ctx, ta, tb, conv1d[ta.Name()])
+			found[i] = t
+			return err
+		})
+	}
+	for _, t := range sb.Tensors() {
+		if _, ok := sa.Lookup(t.Name()); !ok {
+			r.OnlyB = append(r.OnlyB, t.Name())
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	r.collect(found)
+	return r, nil
+}
+
+// collect sums up in source order.
+func (r *Result) collect(found []*Tensor) {
+	var diff2, norm2 float64
+	for _, t := range found {
+		switch {
+		case t == nil:
+		case t.equal:
+			r.Same++
+			norm2 += t.norm2
+		default:
+			r.Tensors = append(r.Tensors, *t)
+			diff2 += t.diff2
+			norm2 += t.norm2
+		}
+	}
+	if norm2 > 0 {
+		r.RelError = math.Sqrt(diff2 / norm2)
+	}
+	sort.SliceStable(r.Tensors, func(i, j int) bool {
+		if r.Tensors[i].RelError != r.Tensors[j].RelError {
+			return r.Tensors[i].RelError > r.Tensors[j].RelError
+		}
+		return r.Tensors[i].Name < r.Tensors[j].Name
+	})
+	r.Equal = len(r.Tensors)+len(r.OnlyA)+len(r.OnlyB)+len(r.Config) == 0
+}
+
+// configKeys are the top-level keys whose text differs.
+func configKeys(a, b *hf.Config) []string {
+	out := []string{}
+	keys := map[string]bool{}
+	for _, c := range []*hf.Config{a, b} {
+		if c != nil {
+			for _, k := range c.Keys() {
+				keys[k] = true
+			}
+		}
+	}
+	for k := range keys {
+		if !bytes.Equal(compact(a, k), compact(b, k)) {
+			out = append(out, k)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func compact(c *hf.Config, key string) []byte {
+	if c == nil {
+		return nil
+	}
+	raw, ok := c.Raw(key)
+	if !ok {
+		return nil
+	}
+	return bytes.Join(bytes.Fields(raw), nil)
+}
+
+// conv1dNames are the weights that 16-bit checkpoints of this architecture store
+// transposed.
+func conv1dNames(c *hf.Checkpoint, s *weights.Set) map[string]bool {
+	if c.Config() == nil {
+		return nil
+	}
+	var infos []arch.TensorInfo
+	for _, t := range s.Tensors() {
+		infos = append(infos, arch.TensorInfo{Name: t.Name(), Shape: t.Shape(), Float: true})
+	}
+	m, err := arch.Describe(c.Config().Map(), infos, false)
+	if err != nil {
+		return nil // an incomplete model can be compared all the same
+	}
+	out := map[string]bool{}
+	for i := range m.Tensors {
+		if m.Tensors[i].Transposed {
+			out[m.Tensors[i].Name] = true
+		}
+	}
+	return out
+}
+
+func compareTensor(ctx context.Context, a, b weights.Tensor, conv1d bool) (*Tensor, error) {
+	t := &Tensor{Name: a.Name(), StorageA: a.Storage(), StorageB: b.Storage(), ShapeA: a.Shape(), ShapeB: b.Shape(), Kind: "values"}
+	four := func(x weights.Tensor) bool { return x.Storage() == "nf4" || x.Storage() == "fp4" }
+	if conv1d && four(a) != four(b) {
+		t.Transpose = true
+		if four(a) {
+			a = transpose(a)
+		} else {
+			b = transpose(b)
+		}
+	}
+	if !slices.Equal(a.Shape(), b.Shape()) {
+		t.Kind = "shape"
+		return t, nil
+	}
+	if !isNumbers(a) || !isNumbers(b) {
+		t.Kind = "bytes"
+		return t, compareBytes(a, b, t)
+	}
+	return t, t.values(ctx, a, b)
+}
+
+// isNumbers tells whether ReadF32 works on a tensor.
+func isNumbers(t weights.Tensor) bool {
+	_, plain := t.Sources()[0].DType.Float()
+	return plain || t.Storage() != string(t.Sources()[0].DType)
+}
+
+func compareBytes(a, b weights.Tensor, t *Tensor) error {
+	x, y := a.Sources()[0], b.Sources()[0]
+	if x.DType != y.DType {
+		return nil
+	}
+	const piece = 1 << 18
+	p, q := make([]byte, piece), make([]byte, piece)
+	for off := int64(0); off < x.Bytes(); off += piece {
+		n := min(piece, x.Bytes()-off)
+		if err := x.ReadAt(p[:n], off); err != nil {
+			return err
+		}
+		if err := y.ReadAt(q[:n], off); err != nil {
+			return err
+		}
+		for i := range n {
+			if p[i] != q[i] {
+				t.Different++
+			}
+		}
+	}
+	t.equal = t.Different == 0
+	return nil
+}
+
+// values compares numbers, chunk by chunk.
+func (t *Tensor) values(ctx context.Context, a, b weights.Tensor) error {
+	n := int64(1)
+	for _, d := range a.Shape() {
+		n *= d
+	}
+	x, y := make([]float32, min(chunk, n)), make([]float32, min(chunk, n))
+	var normB2, dot float64
+	for off := int64(0); off < n; off += chunk {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		k := min(chunk, n-off)
+		if err := a.ReadF32(x[:k], off); err != nil {
+			return fmt.Errorf("comparing %q: %w", t.Name, err)
+		}
+		if err := b.ReadF32(y[:k], off); err != nil {
+			return fmt.Errorf("comparing %q: %w", t.Name, err)
+		}
+		var d2, a2, b2, ab float64
+		for i := range k {
+			u, v := float64(x[i]), float64(y[i])
+			d := u - v
+			if x[i] != y[i] && (u == u || v == v) {
+				t.Different++
+			}
+			t.MaxAbs = max(t.MaxAbs, math.Abs(d))
+			d2 += float64(d * d)
+			a2 += float64(u * u)
+			b2 += float64(v * v)
+			ab += float64(u * v)
+		}
+		t.diff2, t.norm2, normB2, dot = t.diff2+d2, t.norm2+a2, normB2+b2, dot+ab
+	}
+	t.equal = t.Different == 0
+	t.RelError = ratio(math.Sqrt(t.diff2), math.Sqrt(t.norm2))
+	t.Cosine = ratio(dot, math.Sqrt(t.norm2)*math.Sqrt(normB2))
+	t.Gain = ratio(dot, t.norm2)
+	if t.diff2 > 0 && t.norm2 > 0 {
+		t.SQNR = 10 * math.Log10(t.norm2/t.diff2)
+	}
+	t.MaxAbs = finite(t.MaxAbs)
+	return nil
+}
+
+// ratio is a/b, and 0 where that is no number: JSON has none for it.
+func ratio(a, b float64) float64 {
+	if b == 0 {
+		return 0
+	}
+	return finite(a / b)
+}
+
+func finite(v float64) float64 {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return math.MaxFloat64
+	}
+	return v
+}
