@@ -12,10 +12,10 @@ type cellTable struct {
 	exact bool    // false: two thresholds share a cell, the table is of no use
 }
 
-// A cell's code is lo up to the threshold t and hi above it.
+// A cell's code is lo up to the threshold t and lo^flip above it.
 type cell struct {
-	t      float32
-	lo, hi uint8
+	t        float32
+	lo, flip uint8
 }
 
 const (
@@ -46,11 +46,11 @@ func newCellTable(b *Codebook) *cellTable {
 	rank := 0
 	for i := range t.cells {
 		// An empty cell: any threshold will do.
-		t.cells[i] = cell{lo: b.ByRank[rank], hi: b.ByRank[rank]}
+		t.cells[i] = cell{lo: b.ByRank[rank]}
 		if rank < len(b.Thresholds) && t.index(b.Thresholds[rank]) == i {
 			t.cells[i].t = b.Thresholds[rank]
 			rank++
-			t.cells[i].hi = b.ByRank[rank]
+			t.cells[i].flip = t.cells[i].lo ^ b.ByRank[rank]
 		}
 	}
 	return t
@@ -75,12 +75,13 @@ func (t *cellTable) index(v float32) int {
 	return int(math.Float32bits(float32(v*t.scale)+magic) & (numCells - 1))
 }
 
-// code is the code of v, which must not be NaN.
+// code is the code of v, which must not be NaN. The comparison is half the time true at
+// random: written so, it compiles to no branch.
 func (t *cellTable) code(v float32) uint8 {
 	c := &t.cells[t.index(v)]
-	code, hi := c.lo, c.hi
+	var above uint8
 	if v > c.t {
-		code = hi
+		above = 1
 	}
-	return code
+	return c.lo ^ c.flip&-above
 }
