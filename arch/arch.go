@@ -84,6 +84,9 @@ func Describe(config map[string]any, tensors []TensorInfo, strict bool) (*Model,
 		}
 		m.Warnings = append(m.Warnings, unknownWarning(config, m.Type))
 	}
+	if m.entry.note != "" && m.Type == m.entry.types[0] {
+		m.Warnings = append(m.Warnings, m.entry.note)
+	}
 	m.Tied = tied(config, m.entry)
 	for _, t := range tensors {
 		m.Tensors = append(m.Tensors, m.describe(t))
@@ -163,12 +166,16 @@ func (m *Model) role(t *Tensor, info TensorInfo) (Role, string) {
 		return RoleBias, "16-bit: bias"
 	case isNorm(last) || t.param == "gamma" || t.param == "beta":
 		return RoleNorm, "16-bit: norm"
+	case e.unfuse && t.param == "weight" && len(info.Shape) == 2 && expertLeaf(path):
+		return RoleLinear, ""
 	case slices.Contains(strings.Split(info.Name, "."), "experts"):
 		return RoleExpert, "16-bit: expert (transformers 5 fuses experts, which bitsandbytes cannot quantize)"
 	case e.isRouter(path, last):
 		return RoleRouter, "16-bit: router"
 	case e.isHead(path):
 		return RoleHead, "16-bit: output head"
+	case matchSuffix(path, e.linear) && t.param == "weight" && len(info.Shape) == 2:
+		return RoleLinear, ""
 	case isEmbedding(last) || isEmbedding(t.param):
 		return RoleEmbedding, "16-bit: embedding"
 	case len(info.Shape) > 2:
@@ -179,7 +186,7 @@ func (m *Model) role(t *Tensor, info TensorInfo) (Role, string) {
 		return RoleOther, "16-bit: not the weight of a linear layer"
 	case e.conv1d(path):
 		return RoleConv1D, ""
-	case e.generic || matchSuffix(path, e.linear):
+	case e.generic:
 		return RoleLinear, ""
 	}
 	return RoleOther, "16-bit: not a linear layer that the table of architectures names"
@@ -199,6 +206,13 @@ func isNorm(last string) bool {
 func isEmbedding(last string) bool {
 	l := strings.ToLower(last)
 	return strings.Contains(l, "embed") && l != "embed_out" || slices.Contains([]string{"wte", "wpe", "shared", "relative_attention_bias"}, l)
+}
+
+// expertLeaf tells whether path is a linear layer of one expert: experts.N.up_proj.
+func expertLeaf(path string) bool {
+	parts := strings.Split(path, ".")
+	n := len(parts)
+	return n >= 3 && parts[n-3] == "experts"
 }
 
 // matchSuffix tells whether path ends with one of the suffixes at an element's start.
@@ -222,4 +236,12 @@ func (m *Model) checkHead() error {
 	return fault.WithHint(
 		fault.Inputf("the model is a %s with tie_word_embeddings false, and no tensor is its output head (%s)", m.Class, strings.Join(m.entry.heads, ", ")),
 		"a shard is missing, or config.json should say tie_word_embeddings true")
+}
+
+// Unfused tells whether a 4-bit checkpoint of this architecture must hold one linear
+// layer per expert in place of the fused experts of the 16-bit one (Llama 4:
+// transformers, quantizers/base.py, SequentialLlama4TextExperts).
+func Unfused(config map[string]any) bool {
+	e, _ := lookup(text(config, "model_type"))
+	return e.unfuse
 }

@@ -36,6 +36,11 @@ func (m *Model) Modules(l Loader) []LoaderModule {
 		switch t.Role {
 		case RoleLinear, RoleConv1D:
 			lm.Linear = !m.entry.subclass || l != Transformers5
+		case RoleEmbedding:
+			if !m.entry.generic { // an unknown class may use a linear layer for it
+				continue
+			}
+			lm.Linear = true
 		case RoleHead, RoleProjector, RoleTower, RoleOther:
 			lm.Linear = true // some are convolutions or embeddings: naming them does no harm
 		case RoleRouter:

@@ -19,7 +19,9 @@ type entry struct {
 	renames     []rename // file names -> module paths of transformers 5
 	renames4    []rename // and of transformers 4, where it differs
 	tiedDefault bool     // tie_word_embeddings when config.json does not say
+	unfuse      bool     // loaders of 4-bit checkpoints want fused experts as one linear layer per expert
 	subclass    bool     // its layers are subclasses of nn.Linear
+	note        string   // what people should know before they convert one
 	generic     bool     // every matrix is taken for a linear layer
 }
 
@@ -78,7 +80,7 @@ var table = []entry{
 		routers: []string{"mlp.gate", "mlp.shared_expert_gate", "block_sparse_moe.router", "block_sparse_moe.router.layer"}},
 	{types: []string{"deepseek_v2", "deepseek_v3", "glm4_moe", "dots1"}, prefix: "model", linear: join(latentQKV, qkvo, gatedMLP, sharedMLP), heads: causalHeads, routers: []string{"mlp.gate"}},
 	{types: []string{"gpt_oss"}, prefix: "model", linear: qkvo, heads: causalHeads, routers: []string{"mlp.router"}, fp32: []string{"post_attention_layernorm", "input_layernorm", "norm"}},
-	{types: []string{"llama4_text"}, prefix: "model", linear: join(qkvo, under("feed_forward", "gate_proj", "up_proj", "down_proj"), sharedMLP), heads: causalHeads, routers: []string{"feed_forward.router"}},
+	{types: []string{"llama4_text"}, prefix: "model", linear: join(qkvo, under("feed_forward", "gate_proj", "up_proj", "down_proj"), sharedMLP), heads: causalHeads, routers: []string{"feed_forward.router"}, unfuse: true},
 	{types: []string{"t5", "mt5", "umt5"}, linear: t5Layer, heads: join(causalHeads, taskHeads), fp32: []string{"wo"}, tiedDefault: true, prefix: "transformer"},
 	{types: []string{"bart", "mbart", "m2m_100", "marian", "pegasus"}, prefix: "model", linear: bartLayer, heads: join([]string{"lm_head"}, taskHeads), tiedDefault: true},
 	{types: []string{"bert"}, prefix: "bert", linear: join(bertLayer, []string{"cls.predictions.transform.dense"}), heads: join([]string{"cls.predictions.decoder", "cls.seq_relationship"}, taskHeads), tiedDefault: true},
@@ -86,14 +88,15 @@ var table = []entry{
 	{types: []string{"electra"}, prefix: "electra", linear: join(bertLayer, []string{"embeddings_project"}), heads: join([]string{"generator_predictions.dense", "generator_lm_head", "discriminator_predictions.dense", "discriminator_predictions.dense_prediction"}, taskHeads), tiedDefault: true},
 	{types: []string{"distilbert"}, prefix: "distilbert", linear: join(under("attention", "q_lin", "k_lin", "v_lin", "out_lin"), []string{"ffn.lin1", "ffn.lin2"}), heads: join([]string{"vocab_transform", "vocab_projector"}, taskHeads), tiedDefault: true},
 	{types: []string{"deberta", "deberta-v2"}, prefix: "deberta", linear: join(under("attention.self", "in_proj", "pos_proj", "pos_q_proj", "query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj"), bertLayer),
-		heads: join([]string{"cls.predictions.decoder", "cls.predictions.transform.dense", "lm_predictions.lm_head", "lm_predictions.lm_head.dense"}, taskHeads), tiedDefault: true},
+		heads: join([]string{"cls.predictions.decoder", "cls.predictions.transform.dense", "lm_predictions.lm_head", "lm_predictions.lm_head.dense"}, taskHeads), tiedDefault: true,
+		note: "transformers (5.23 and 4.57) computes DeBERTa's first version in float32 only: a 16-bit one, quantized or not, stops at the first attention layer"},
 	{types: []string{"llava", "llava_next", "gemma3", "paligemma", "mistral3", "idefics3", "smolvlm", "internvl", "llava_onevision", "vipllava", "aya_vision", "got_ocr2"},
 		prefix: "model", linear: join(qkvo, gatedMLP), heads: []string{"lm_head", "language_model.lm_head"}, towers: towerParts, projectors: projParts, renames: vlmRenames, renames4: vlmRenames},
 	{types: []string{"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}, prefix: "model", linear: join(qkvo, gatedMLP), heads: causalHeads, towers: towerParts, projectors: projParts,
 		renames:  []rename{{"visual.", "model.visual."}, {"model.layers.", "model.language_model.layers."}, {"model.embed_tokens", "model.language_model.embed_tokens"}, {"model.norm", "model.language_model.norm"}},
 		renames4: []rename{{"visual.", "model.visual."}, {"model.layers.", "model.language_model.layers."}, {"model.embed_tokens", "model.language_model.embed_tokens"}, {"model.norm", "model.language_model.norm"}}},
 	{types: []string{"mllama"}, prefix: "model", linear: join(qkvo, gatedMLP, under("cross_attn", "q_proj", "k_proj", "v_proj", "o_proj")), heads: []string{"lm_head", "language_model.lm_head"}, towers: towerParts, projectors: projParts, renames: vlmRenames, renames4: vlmRenames},
-	{types: []string{"llama4"}, prefix: "model", linear: join(qkvo, under("feed_forward", "gate_proj", "up_proj", "down_proj"), sharedMLP), heads: []string{"lm_head", "language_model.lm_head"}, routers: []string{"feed_forward.router"}, towers: towerParts, projectors: projParts},
+	{types: []string{"llama4"}, prefix: "model", linear: join(qkvo, under("feed_forward", "gate_proj", "up_proj", "down_proj"), sharedMLP), heads: []string{"lm_head", "language_model.lm_head"}, routers: []string{"feed_forward.router"}, towers: towerParts, projectors: projParts, unfuse: true},
 }
 
 // unknown is the generic rule.

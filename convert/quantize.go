@@ -38,6 +38,9 @@ func Quantize(src *hf.Checkpoint, o QuantizeOptions) (*Plan, error) {
 			fault.Inputf("reading %q: the checkpoint is in bitsandbytes 4-bit already", src.Path()),
 			"quantize the 16-bit original, or run `nf4conv dequantize` first if only this exists")
 	}
+	if arch.Unfused(configMap(src)) {
+		set = weights.Unfuse(set)
+	}
 	model, err := arch.Describe(configMap(src), tensorInfos(set), o.StrictArch)
 	if err != nil {
 		return nil, fmt.Errorf("reading %q: %w", src.Path(), err)

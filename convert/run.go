@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -92,6 +93,7 @@ type runner struct {
 	records []Record // aligned with jobs; Name is empty until a job is done
 	memory  *semaphore.Weighted
 	log     *slog.Logger
+	digests sync.Map // file and name -> func() (treehash.Digest, error), for inputs of several jobs
 }
 
 // Run carries out a plan made by this process. It returns an error of class
@@ -335,7 +337,7 @@ func (r *runner) finishJob(b *buffers, j *jobRun) error {
 			rec.Source = append(rec.Source, j.source.Sum())
 			continue
 		}
-		d, err := hashRef(&w.job.Inputs[k], b.raw)
+		d, err := r.sourceDigest(&w.job.Inputs[k], b.raw)
 		if err != nil {
 			return err
 		}
@@ -408,4 +410,10 @@ func removeAll(path string) error {
 		return fault.IOf("removing %q: %w", path, err)
 	}
 	return nil
+}
+
+// sourceDigest is hashRef, once per tensor: the experts of a fused tensor share it.
+func (r *runner) sourceDigest(ref *Ref, buf []byte) (treehash.Digest, error) {
+	once, _ := r.digests.LoadOrStore(ref.File+"\x00"+ref.Name, sync.OnceValues(func() (treehash.Digest, error) { return hashRef(ref, buf) }))
+	return once.(func() (treehash.Digest, error))()
 }
