@@ -24,6 +24,11 @@ const (
 
 // newMXFP4 returns nil when t has nothing to do with MXFP4.
 func newMXFP4(c *hf.Checkpoint, t hf.Tensor) (Tensor, error) {
+	if name, ok := strings.CutSuffix(t.Name, scalesSuffix); ok && t.DType == "U8" {
+		if _, found := c.Lookup(name + blocksSuffix); !found {
+			return nil, refuse(t, "the MXFP4 blocks %q it scales are missing", name+blocksSuffix)
+		}
+	}
 	name, ok := strings.CutSuffix(t.Name, blocksSuffix)
 	if !ok || t.DType != "U8" {
 		return nil, nil
@@ -33,7 +38,7 @@ func newMXFP4(c *hf.Checkpoint, t hf.Tensor) (Tensor, error) {
 		return nil, refuse(t, "MXFP4 blocks need %q, which is missing", name+scalesSuffix)
 	}
 	s := t.Shape
-	if len(s) != 4 || s[3] != mxBlock/2 {
+	if len(s) != 4 || s[3] != mxBlock/2 || t.Elems() == 0 {
 		return nil, refuse(t, "shape %v; expected [experts, out, in/32, 16]", s)
 	}
 	if z := scales.Shape; scales.DType != "U8" || len(z) != 3 || z[0] != s[0] || z[1] != s[1] || z[2] != s[2] {

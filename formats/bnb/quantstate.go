@@ -5,13 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/nf4conv/nf4conv/doublequant"
+	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/kernels"
 	"github.com/nf4conv/nf4conv/nf4"
 )
@@ -90,23 +91,32 @@ type stateFields struct {
 	NestedOffset    *float64 `json:"nested_offset"`
 }
 
+var stateKeys = []string{"quant_type", "blocksize", "dtype", "shape", "nested_blocksize", "nested_dtype", "nested_offset"}
+
 // ParseQuantState reads the JSON as strictly as bitsandbytes does: it refuses unknown
 // keys, missing keys and values that nothing could load.
 func ParseQuantState(b []byte) (QuantState, error) {
-	var f stateFields
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&f); err != nil {
+	// Keys are compared here: encoding/json takes any case, and the last of two.
+	object, err := hf.ParseConfig(b)
+	if err != nil {
 		return QuantState{}, fmt.Errorf("quant state: %w", err)
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return QuantState{}, errors.New("quant state: something follows the JSON object")
+	for _, key := range object.Keys() {
+		if !slices.Contains(stateKeys, key) {
+			return QuantState{}, fmt.Errorf("quant state: unknown key %q", key)
+		}
+	}
+	if shape, _ := object.Raw("shape"); bytes.Contains(shape, []byte("null")) {
+		return QuantState{}, fmt.Errorf("quant state: shape: expected integers, found %s", shape)
+	}
+	var f stateFields
+	if err := json.Unmarshal(b, &f); err != nil {
+		return QuantState{}, fmt.Errorf("quant state: %w", err)
 	}
 	if f.Type == nil || f.BlockSize == nil || f.DType == nil || f.Shape == nil {
 		return QuantState{}, errors.New("quant state: quant_type, blocksize, dtype and shape are needed")
 	}
 	q := QuantState{BlockSize: *f.BlockSize, Shape: f.Shape}
-	var err error
 	if q.Type, err = nf4.Parse(*f.Type); err != nil {
 		return QuantState{}, fmt.Errorf("quant state: quant_type: %w", err)
 	}
@@ -134,6 +144,9 @@ func ParseQuantState(b []byte) (QuantState, error) {
 		return QuantState{}, errors.New("quant state: of nested_blocksize, nested_dtype and nested_offset some are missing")
 	}
 	q.Nested, q.NestedBlockSize, q.NestedDType, q.NestedOffset = true, *f.NestedBlockSize, *f.NestedDType, float32(*f.NestedOffset)
+	if math.IsInf(float64(q.NestedOffset), 0) {
+		return QuantState{}, fmt.Errorf("quant state: nested_offset: %g is out of the range of float32", *f.NestedOffset)
+	}
 	if q.NestedBlockSize != doublequant.BlockSize {
 		return QuantState{}, fmt.Errorf("quant state: nested_blocksize: expected %d, found %d", doublequant.BlockSize, q.NestedBlockSize)
 	}

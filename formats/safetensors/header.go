@@ -247,7 +247,7 @@ func (p *parser) integers(key string, length int) ([]int64, error) {
 			return nil, fmt.Errorf("%s: expected a non-negative integer, found %s", key, describe(t))
 		}
 		x, err := strconv.ParseInt(string(n), 10, 64)
-		if err != nil || x < 0 {
+		if err != nil || n[0] == '-' { // "-0" too
 			return nil, fmt.Errorf("%s: expected an integer of 0 to 2^63-1, found %s", key, n)
 		}
 		if v = append(v, x); len(v) > maxDims {
@@ -346,8 +346,12 @@ func EncodeHeader(metadata map[string]string, ts []Tensor, padTo int64) ([]byte,
 		if err != nil {
 			return nil, fmt.Errorf("encoding the header: %w", err)
 		}
+		dtype, err := json.Marshal(ts[i].DType) // what the file said: of an unknown dtype, anything
+		if err != nil {
+			return nil, fmt.Errorf("encoding the header: %w", err)
+		}
 		b = append(append(b, name...), `:{"dtype":`...)
-		b = append(strconv.AppendQuote(b, string(ts[i].DType)), `,"shape":[`...)
+		b = append(append(b, dtype...), `,"shape":[`...)
 		for k, d := range ts[i].Shape {
 			if k > 0 {
 				b = append(b, ',')

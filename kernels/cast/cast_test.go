@@ -2,6 +2,7 @@ package cast
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -174,36 +175,115 @@ func TestSmallFormats(t *testing.T) {
 	}
 }
 
-func FuzzConvert(f *testing.F) {
-	f.Add(uint32(0x3f800000))
-	f.Add(uint32(0x477ff000))
-	f.Fuzz(func(t *testing.T, bits uint32) {
-		v := math.Float32frombits(bits)
-		if v != v {
-			return
+// Every code of the two 8-bit formats, read by another implementation as a binary16.
+func TestEveryE4M3AndE5M2(t *testing.T) {
+	var v [1]float32
+	for c := range 256 {
+		E5M2ToF32(v[:], []byte{byte(c)}) // E5M2 is the upper byte of binary16
+		if want := float16.Frombits(uint16(c) << 8).Float32(); v[0] != want && (v[0] == v[0] || want == want) {
+			t.Errorf("e5m2 %02x: got %v, want %v", c, v[0], want)
 		}
-		if got, want := one(v, kernels.F16), float16.Fromfloat32(v).Bits(); got != want {
-			t.Fatalf("%08x: got %04x, want %04x", bits, got, want)
+		E4M3ToF32(v[:], []byte{byte(c)})
+		if c&0x7f == 0x7f {
+			continue
+		}
+		// E4M3's exponent and fraction, put one bit lower in a binary16: 2^8 too small.
+		h := float16.Frombits(uint16(c)&0x80<<8 | uint16(c)&0x7f<<7)
+		if want := h.Float32() * 0x1p8; math.Float32bits(v[0]) != math.Float32bits(want) {
+			t.Errorf("e4m3 %02x: got %v, want %v", c, v[0], want)
+		}
+	}
+}
+
+func TestLengthMismatchPanics(t *testing.T) {
+	for name, f := range map[string]func(){
+		"ToF32":          func() { ToF32(make([]float32, 2), make([]byte, 3), kernels.BF16) },
+		"FromF32":        func() { FromF32(make([]byte, 9), make([]float32, 2), kernels.F32) },
+		"Convert":        func() { Convert(make([]byte, 4), kernels.F16, make([]byte, 4), kernels.F32) },
+		"FirstNonFinite": func() { FirstNonFinite(make([]byte, 3), kernels.F16) },
+		"E4M3ToF32":      func() { E4M3ToF32(make([]float32, 2), make([]byte, 3)) },
+		"E2M1ToF32":      func() { E2M1ToF32(make([]float32, 2), make([]byte, 2)) },
+		"format":         func() { ToF32(make([]float32, 2), make([]byte, 4), kernels.F16+1) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", name)
+				}
+			}()
+			f()
+		}()
+	}
+}
+
+// FuzzCast narrows two float32 and checks against another implementation (binary16), the
+// definition (bfloat16), and that Convert in one piece is the same as by element.
+func FuzzCast(f *testing.F) {
+	f.Fuzz(func(t *testing.T, a, b uint32) {
+		src := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, a), b)
+		var halves, brains [4]byte
+		Convert(halves[:], kernels.F16, src, kernels.F32)
+		Convert(brains[:], kernels.BF16, src, kernels.F32)
+		for i, bits := range []uint32{a, b} {
+			v := math.Float32frombits(bits)
+			h, g := binary.LittleEndian.Uint16(halves[2*i:]), binary.LittleEndian.Uint16(brains[2*i:])
+			if v != v {
+				if h&0x7e00 != 0x7e00 || g&0x7fc0 != 0x7fc0 {
+					t.Fatalf("NaN %08x became %04x and %04x", bits, h, g)
+				}
+				continue
+			}
+			if want := float16.Fromfloat32(v).Bits(); h != want {
+				t.Fatalf("%08x: binary16 %04x, want %04x", bits, h, want)
+			}
+			// The bfloat16 is at most half a unit away, and even when exactly half.
+			d := int64(bits) - int64(g)<<16
+			if d < -0x8000 || d > 0x8000 || (d == 0x8000 || d == -0x8000) && g&1 != 0 {
+				t.Fatalf("%08x: bfloat16 %04x", bits, g)
+			}
+		}
+		infinite := func(x uint32) bool { return x&0x7f800000 == 0x7f800000 }
+		want := -1
+		if infinite(a) {
+			want = 0
+		} else if infinite(b) {
+			want = 1
+		}
+		if got := FirstNonFinite(src, kernels.F32); got != want {
+			t.Fatalf("%08x %08x: first non-finite %d, want %d", a, b, got, want)
 		}
 	})
 }
 
 func BenchmarkConvert(b *testing.B) {
 	const n = 1 << 16
-	for _, c := range []struct{ from, to kernels.Float }{{kernels.F32, kernels.BF16}, {kernels.F32, kernels.F16}, {kernels.F16, kernels.BF16}} {
-		b.Run(c.from.String()+"-"+c.to.String()+"/generic", func(b *testing.B) {
+	x := make([]float32, n)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range x {
+		x[i] = float32(r.NormFloat64() * 0.02)
+	}
+	for _, c := range []struct{ from, to kernels.Float }{
+		{kernels.F32, kernels.BF16}, {kernels.F32, kernels.F16}, {kernels.F16, kernels.BF16}, {kernels.BF16, kernels.F32}, {kernels.F16, kernels.F32},
+	} {
+		b.Run(fmt.Sprintf("tier=%s/from=%v/to=%v", kernels.Tier(), c.from, c.to), func(b *testing.B) {
 			src, dst := make([]byte, n*c.from.Size()), make([]byte, n*c.to.Size())
+			FromF32(src, x, c.from)
 			b.SetBytes(int64(len(src)))
 			for b.Loop() {
 				Convert(dst, c.to, src, c.from)
 			}
 		})
 	}
-	b.Run("finite/bfloat16", func(b *testing.B) {
-		src := make([]byte, 2*n)
-		b.SetBytes(int64(len(src)))
-		for b.Loop() {
-			FirstNonFinite(src, kernels.BF16)
-		}
-	})
+}
+
+func BenchmarkFirstNonFinite(b *testing.B) {
+	for _, f := range []kernels.Float{kernels.BF16, kernels.F32} {
+		b.Run(fmt.Sprintf("tier=%s/from=%v", kernels.Tier(), f), func(b *testing.B) {
+			src := make([]byte, 1<<17)
+			b.SetBytes(int64(len(src)))
+			for b.Loop() {
+				FirstNonFinite(src, f)
+			}
+		})
+	}
 }

@@ -1,6 +1,9 @@
 package cast
 
-import "math"
+import (
+	"fmt"
+	"math"
+)
 
 // The 8-bit formats of the OCP specification "8-bit Floating Point" 1.0 and the 4-bit
 // and scale formats of "Microscaling Formats" 1.0, by table.
@@ -64,7 +67,9 @@ func E5M2ToF32(dst []float32, src []byte) { decode8(dst, src, e5m2) }
 func E8M0ToF32(dst []float32, src []byte) { decode8(dst, src, e8m0) }
 
 func decode8(dst []float32, src []byte, t *[256]float32) {
-	src = src[:len(dst)]
+	if len(src) != len(dst) {
+		panic(fmt.Sprintf("cast: internal error: %d elements do not take %d bytes", len(dst), len(src)))
+	}
 	for i, b := range src {
 		dst[i] = t[b]
 	}
@@ -73,7 +78,9 @@ func decode8(dst []float32, src []byte, t *[256]float32) {
 // E2M1ToF32 decodes 4-bit floats, two a byte, the low nibble first (the order of
 // gpt-oss MXFP4 blocks). len(dst) must be 2*len(src).
 func E2M1ToF32(dst []float32, src []byte) {
-	dst = dst[:2*len(src)]
+	if len(dst) != 2*len(src) {
+		panic(fmt.Sprintf("cast: internal error: %d elements do not take %d bytes", len(dst), len(src)))
+	}
 	for i, b := range src {
 		dst[2*i], dst[2*i+1] = e2m1[b&15], e2m1[b>>4]
 	}

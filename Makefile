@@ -1,0 +1,5 @@
+.PHONY: check test
+check: # what CI runs
+	.ci/run
+test:
+	go test ./...

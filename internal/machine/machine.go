@@ -1,0 +1,2 @@
+// Package machine names the processor that a program runs on.
+package machine
