@@ -21,10 +21,11 @@ const module = "github.com/nf4conv/nf4conv"
 // docs/architecture.md explains the order.
 var layers = map[string]string{
 	"kernels":             "kernels +golang.org/x/sys",
-	"nf4":                 "kernels kernels/quant4",
+	"nf4":                 "kernels kernels/quant4 internal/fault",
 	"doublequant":         "kernels",
 	"arch":                "kernels internal/fault",
 	"formats/safetensors": "kernels internal/fault internal/treehash +github.com/nlpodyssey/safetensors",
+	"formats/formatstest": "kernels nf4 formats",
 	"formats/hf":          "kernels internal/fault internal/treehash formats/safetensors",
 	"formats/bnb":         "kernels nf4 doublequant arch internal/fault formats/safetensors formats/hf",
 	"weights":             "kernels nf4 doublequant internal formats",

@@ -52,8 +52,8 @@ func ReadHeader(r io.ReaderAt, size int64) (*Header, error) {
 			"this is not a safetensors file, or its start is damaged")
 	case int64(n) > size-8:
 		return nil, fault.WithHint(
-			fault.Inputf("header: its length is given as %d bytes, the file has %d after the length", n, size-8),
-			"the file is truncated; fetch it again")
+			fault.Inputf("header: truncated: its length is given as %d bytes, the file has %d after the length", n, size-8),
+			"fetch the file again")
 	case n > maxHeaderMemory:
 		return nil, fault.Inputf("header: %d bytes are more than nf4conv reads (%d)", n, maxHeaderMemory)
 	}
