@@ -69,11 +69,11 @@ const chunk = 1 << 16
 
 // Checkpoints compares a and b on the given number of workers.
 func Checkpoints(ctx context.Context, a, b *hf.Checkpoint, workers int) (*Result, error) {
-	sa, err := weights.Open(a)
+	sa, err := open(a)
 	if err != nil {
 		return nil, err
 	}
-	sb, err := weights.Open(b)
+	sb, err := open(b)
 	if err != nil {
 		return nil, err
 	}
@@ -301,4 +301,13 @@ func finite(v float64) float64 {
 		return math.MaxFloat64
 	}
 	return v
+}
+
+// open groups the tensors of a checkpoint as its 4-bit form would name them.
+func open(c *hf.Checkpoint) (*weights.Set, error) {
+	set, err := weights.Open(c)
+	if err == nil && c.Config() != nil && arch.Unfused(c.Config().Map()) {
+		set = weights.Unfuse(set)
+	}
+	return set, err
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/nf4conv/nf4conv/internal/fault"
 	"github.com/nf4conv/nf4conv/internal/treehash"
@@ -50,6 +51,7 @@ func (r *runner) writeCard(files []sealed, m *Manifest, sync bool) error {
 		return err
 	}
 	d := treehash.Sum(b.Bytes())
+	m.Carried = slices.DeleteFunc(m.Carried, func(f ManifestFile) bool { return f.Name == name })
 	m.Written = append(m.Written, ManifestFile{Name: name, Size: int64(b.Len()), BLAKE3: &d})
 	return nil
 }

@@ -24,6 +24,11 @@ func Dequantize(src *hf.Checkpoint, o DequantizeOptions) (*Plan, error) {
 	if set.Scheme() == "none" {
 		return nil, fault.Inputf("reading %q: nothing to dequantize: the checkpoint has no 4-bit, FP8 or MXFP4 weights", src.Path())
 	}
+	if arch.Unfused(configMap(src)) {
+		if set, err = weights.Fuse(set); err != nil {
+			return nil, fmt.Errorf("reading %q: %w", src.Path(), err)
+		}
+	}
 	model, err := arch.Describe(configMap(src), tensorInfos(set), false)
 	if err != nil {
 		return nil, fmt.Errorf("reading %q: %w", src.Path(), err)

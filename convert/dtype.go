@@ -3,6 +3,7 @@ package convert
 import (
 	"encoding/json"
 	"strconv"
+	"strings"
 
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/internal/fault"
@@ -57,18 +58,35 @@ func ownDType(src *hf.Checkpoint, set *weights.Set) (kernels.Float, error) {
 	return best, nil
 }
 
+var dtypeKeys = []string{"dtype", "torch_dtype"}
+
 // withDType makes config.json say dtype, under the key it uses already.
 func withDType(cfg *hf.Config, dtype kernels.Float) *hf.Config {
-	raw := json.RawMessage(strconv.Quote(dtype.String()))
 	_, key, ok := cfg.DType()
 	if !ok {
 		key = "dtype"
 	}
-	cfg = cfg.Set(key, raw)
-	// Writers in transition leave both keys; they must not contradict each other.
-	for _, other := range []string{"dtype", "torch_dtype"} {
-		if _, there := cfg.Get(other); there && other != key {
-			cfg = cfg.Set(other, raw)
+	cfg = replaceDType(cfg.Set(key, json.RawMessage(strconv.Quote(dtype.String()))), dtype)
+	// The parts of a composite model say it again.
+	for _, key := range cfg.Keys() {
+		raw, _ := cfg.Raw(key)
+		if !strings.HasSuffix(key, "_config") || key == "quantization_config" {
+			continue
+		}
+		if part, err := hf.ParseConfig(raw); err == nil { // not an object: not a part
+			if changed := replaceDType(part, dtype); changed != part {
+				cfg = cfg.Set(key, json.RawMessage(changed.Encode()))
+			}
+		}
+	}
+	return cfg
+}
+
+// replaceDType sets every key that names a dtype: writers in transition leave both.
+func replaceDType(cfg *hf.Config, dtype kernels.Float) *hf.Config {
+	for _, key := range dtypeKeys {
+		if _, names := cfg.String(key); names {
+			cfg = cfg.Set(key, json.RawMessage(strconv.Quote(dtype.String())))
 		}
 	}
 	return cfg

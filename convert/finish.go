@@ -113,21 +113,18 @@ func (r *runner) complete(sync bool) error {
 			return fault.IOf("syncing the output: %w", err)
 		}
 	}
-	var end journalEnd
-	end.Complete = true
-	if fi, err := os.Lstat(ps.out); err == nil && fi.IsDir() {
-		entries, err := os.ReadDir(ps.out)
-		if err != nil {
-			return fault.IOf("looking at the output: %w", err)
-		}
-		if len(entries) > 0 {
-			if end.Replaces, err = identify(ps.out); err != nil {
-				return fault.IOf("looking at the output: %w", err)
-			}
-		}
+	end := journalEnd{Complete: true}
+	if err := checkFree(ps, r.opts.Overwrite); err != nil { // something may have appeared meanwhile
+		return err
 	}
-	if end.Replaces != (fileID{}) && !r.opts.Overwrite {
-		return fault.Usagef("writing %q: something appeared under that name while the run was going on", ps.out)
+	taken, err := exists(ps.out)
+	if err != nil {
+		return err
+	}
+	if taken && ps.file == "" {
+		if end.Replaces, err = occupant(ps.out); err != nil {
+			return err
+		}
 	}
 	if err := r.journal.append(&end); err != nil {
 		return err
@@ -138,6 +135,23 @@ func (r *runner) complete(sync bool) error {
 		}
 	}
 	return publish(ps, end.Replaces, r.journal)
+}
+
+// occupant identifies the directory that a new one replaces; an empty one is just
+// removed and has no identity.
+func occupant(dir string) (fileID, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fileID{}, fault.IOf("looking at the output: %w", err)
+	}
+	if len(entries) == 0 {
+		return fileID{}, nil
+	}
+	id, err := identify(dir)
+	if err != nil {
+		return fileID{}, fault.IOf("looking at the output: %w", err)
+	}
+	return id, nil
 }
 
 // checkUnchanged refuses to finish when a source file was written to meanwhile.

@@ -93,6 +93,7 @@ type Job struct {
 	Why     string      `json:"why"` // for people: "4-bit: linear", "16-bit: router"
 
 	logical weights.Tensor
+	share   int64 // of Totals.BytesIn, for progress
 }
 
 // Elems is the number of logical elements.

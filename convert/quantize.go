@@ -184,14 +184,12 @@ func (p *Plan) finish(fileName string, maxShard int64, res Resources) error {
 	if p.Schedule, err = makeSchedule(p.Jobs, res); err != nil {
 		return err
 	}
+	p.shareInputs()
 	kept := map[string]*KeptGroup{}
 	for i := range p.Jobs {
 		j := &p.Jobs[i]
 		n := j.Elems()
 		p.Totals.Params += n
-		for _, in := range j.Inputs {
-			p.Totals.BytesIn += in.Bytes
-		}
 		for _, o := range j.Outputs {
 			p.Totals.BytesOut += o.Size
 		}
@@ -215,6 +213,25 @@ func (p *Plan) finish(fileName string, maxShard int64, res Resources) error {
 		return cmp.Or(cmp.Compare(b.Params, a.Params), cmp.Compare(a.Why, b.Why))
 	})
 	return nil
+}
+
+// shareInputs adds up the input bytes. The experts of a fused tensor read a part of it
+// each: it counts once, in equal shares.
+func (p *Plan) shareInputs() {
+	type key struct{ file, name string }
+	jobs := map[key]int64{}
+	for i := range p.Jobs {
+		for _, in := range p.Jobs[i].Inputs {
+			if jobs[key{in.File, in.Name}]++; jobs[key{in.File, in.Name}] == 1 {
+				p.Totals.BytesIn += in.Bytes
+			}
+		}
+	}
+	for i := range p.Jobs {
+		for _, in := range p.Jobs[i].Inputs {
+			p.Jobs[i].share += in.Bytes / jobs[key{in.File, in.Name}]
+		}
+	}
 }
 
 // configMap is config.json as arch wants it; nil where there is none.

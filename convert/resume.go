@@ -219,8 +219,7 @@ func (r *runner) resume(ctx context.Context) (int, error) {
 		switch {
 		case good[i]:
 			n++
-			w := compile(&r.plan.Jobs[i])
-			r.opts.Progress.Bytes.Add(w.inputBytes())
+			r.opts.Progress.Bytes.Add(r.plan.Jobs[i].share)
 			r.opts.Progress.Tensors.Add(1)
 		case r.records[i].Name != "":
 			r.log.Info("converting again: what the journal says was written does not stand in the file", "tensor", r.records[i].Name)

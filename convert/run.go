@@ -294,22 +294,13 @@ func (r *runner) process(b *buffers, s Scratch, c chunk) error {
 	}
 	var read int64
 	if w.elems > 0 {
-		read = w.inputBytes() * int64(c.n) / w.elems
+		read = w.job.share * int64(c.n) / w.elems
 	}
 	r.opts.Progress.Bytes.Add(read)
 	if j.left.Add(-1) > 0 {
 		return nil
 	}
 	return r.finishJob(b, j)
-}
-
-// inputBytes is the size of everything the job reads.
-func (w *work) inputBytes() int64 {
-	var n int64
-	for i := range w.job.Inputs {
-		n += w.job.Inputs[i].Bytes
-	}
-	return n
 }
 
 // finishJob writes the parts that need the whole weight and the journal line.
