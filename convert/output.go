@@ -76,14 +76,17 @@ func (o *output) close() error {
 // write puts p at byte offset of a placement.
 func (o *output) write(at *Placement, offset int64, p []byte) error {
 	f := &o.plan.Files[at.File]
-	var w io.WriterAt = o.files[at.File]
-	if o.wrap != nil {
-		w = o.wrap(w)
-	}
-	if _, err := w.WriteAt(p, f.HeaderSize+at.Offset+offset); err != nil {
+	if _, err := o.writer(at.File).WriteAt(p, f.HeaderSize+at.Offset+offset); err != nil {
 		return spaceError(fmt.Errorf("writing %q: tensor %q: %w", f.Name, at.Tensor, err))
 	}
 	return nil
+}
+
+func (o *output) writer(file int) io.WriterAt {
+	if o.wrap != nil {
+		return o.wrap(o.files[file])
+	}
+	return o.files[file]
 }
 
 func spaceError(err error) error {
@@ -144,7 +147,7 @@ func (o *output) seal(records []Record) ([]sealed, error) {
 		}
 		s.size = s.HeaderSize + next[i]
 		f := o.files[i]
-		if _, err := f.WriteAt(header, 0); err != nil {
+		if _, err := o.writer(i).WriteAt(header, 0); err != nil {
 			return nil, spaceError(fmt.Errorf("writing the header of %q: %w", s.Name, err))
 		}
 		if err := f.Truncate(s.size); err != nil {
