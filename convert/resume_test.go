@@ -161,6 +161,37 @@ func TestDamagedJournal(t *testing.T) {
 	}
 }
 
+// A run that continues over a torn line and is interrupted itself loses nothing of what
+// it did.
+func TestInterruptedTwice(t *testing.T) {
+	src, out := small(t), filepath.Join(t.TempDir(), "out")
+	interrupted(t, src, out, DefaultQuantize())
+	f, err := os.OpenFile(out+".partial.journal", os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(`0000abcd {"job":3,"na`); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p := mustPlan(t, src, DefaultQuantize())
+	w := &failingWrites{left: 60_000, err: syscall.ENOSPC}
+	var second Progress
+	if _, err := Run(context.Background(), p, RunOptions{Out: out, NoSync: true, Progress: &second, wrapWrites: w.wrap}); err == nil {
+		t.Fatal("the run was not interrupted")
+	}
+	res, err := Run(context.Background(), mustPlan(t, src, DefaultQuantize()), RunOptions{Out: out, NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done := second.Tensors.Load(); int64(res.Resumed) < done {
+		t.Errorf("%d tensors were done when the second run stopped, the third found %d", done, res.Resumed)
+	}
+	sameTree(t, mustRun(t, mustPlan(t, src, DefaultQuantize()), RunOptions{}), out)
+}
+
 // What the journal says is written may not be there: the machine lost power before the
 // data reached the disk. It is found by its digest and converted again.
 func TestDamagedPartialOutput(t *testing.T) {

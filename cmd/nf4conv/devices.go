@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/nf4conv/nf4conv/internal/machine"
 	"github.com/nf4conv/nf4conv/kernels"
 )
 
@@ -22,6 +23,7 @@ type devicesDoc struct {
 }
 
 type cpuDoc struct {
+	Model string `json:"model"` // empty when the system does not tell
 	Arch  string `json:"arch"`
 	Cores int    `json:"cores"`
 }
@@ -38,7 +40,7 @@ func devicesVerb() verb {
 		name: "devices", usage: "show what this machine computes with", args: "", maxArgs: 0, example: "nf4conv devices", codes: "0 success, 2 wrong usage",
 		run: func(_ context.Context, a *app, g *global, _ *cli.Context) error {
 			doc := devicesDoc{
-				Schema: "nf4conv.devices/1", CPU: cpuDoc{runtime.GOARCH, runtime.NumCPU()}, GPUs: []struct{}{},
+				Schema: "nf4conv.devices/1", CPU: cpuDoc{machine.CPUModel(), runtime.GOARCH, runtime.NumCPU()}, GPUs: []struct{}{},
 				GPUNote: "this build has no CUDA backend", Selected: "cpu (" + kernels.Tier() + ")",
 				Tiers: []tierState{
 					{"generic", true, "Go, the definition of every result"},
@@ -50,7 +52,7 @@ func devicesVerb() verb {
 				return a.result(&doc)
 			}
 			var b strings.Builder
-			fmt.Fprintf(&b, "cpu      %s, %d cores\n", doc.CPU.Arch, doc.CPU.Cores)
+			fmt.Fprintf(&b, "cpu      %s, %d cores\n", strings.TrimPrefix(doc.CPU.Model+", "+doc.CPU.Arch, ", "), doc.CPU.Cores)
 			for _, t := range doc.Tiers {
 				mark := "-"
 				if t.Selected {

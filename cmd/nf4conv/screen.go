@@ -10,6 +10,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 
 	"github.com/nf4conv/nf4conv/convert"
+	"github.com/nf4conv/nf4conv/internal/progress"
 	"github.com/nf4conv/nf4conv/internal/term"
 	"github.com/nf4conv/nf4conv/internal/units"
 )
@@ -93,32 +94,19 @@ func (a *app) showProgress(p *convert.Progress, plan *convert.Plan, g *global) (
 
 // bar draws until it is stopped.
 func (a *app) bar(p *convert.Progress, total int64) func() {
-	start := time.Now()
-	pool := mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(min(60, term.Width(a.stderr)-45)), mpb.WithRefreshRate(150*time.Millisecond))
+	meter := progress.NewMeter(time.Now(), 0, total)
+	pool := mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(min(60, term.Width(a.stderr)-50)), mpb.WithRefreshRate(150*time.Millisecond))
 	bar := pool.AddBar(max(total, 1), mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return "  " + stage(p) + " " })),
-		mpb.AppendDecorators(decor.Percentage(decor.WCSyncSpace), decor.Any(func(decor.Statistics) string {
-			done, d := p.Bytes.Load(), time.Since(start)
-			return fmt.Sprintf("  %s  %s left", units.Rate(done, d), left(done, total, d))
+		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
+			return fmt.Sprintf(" %3d %%  %s", meter.Percent(), speed(meter))
 		})))
-	done := make(chan struct{})
-	finished := make(chan struct{})
-	go func() {
-		defer close(finished)
-		tick := time.NewTicker(100 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				bar.SetCurrent(min(p.Bytes.Load(), max(total, 1)-1))
-			case <-done:
-				return
-			}
-		}
-	}()
+	stop := every(100*time.Millisecond, func() {
+		meter.Add(time.Now(), p.Bytes.Load())
+		bar.SetCurrent(min(p.Bytes.Load(), max(total, 1)-1))
+	})
 	return func() {
-		close(done)
-		<-finished
+		stop()
 		bar.Abort(true)
 		pool.Wait()
 	}
@@ -126,18 +114,25 @@ func (a *app) bar(p *convert.Progress, total int64) func() {
 
 // lines prints where the run is every few seconds.
 func (a *app) lines(p *convert.Progress, total int64) func() {
-	start := time.Now()
-	done := make(chan struct{})
-	finished := make(chan struct{})
+	meter := progress.NewMeter(time.Now(), 0, total)
+	return every(plainInterval, func() {
+		n := p.Bytes.Load()
+		meter.Add(time.Now(), n)
+		a.say("%s: %s of %s (%d %%), %s", stage(p), units.Bytes(n), units.Bytes(total), meter.Percent(), speed(meter))
+	})
+}
+
+// every calls f at an interval until the returned function is called.
+func every(interval time.Duration, f func()) (stop func()) {
+	done, finished := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(finished)
-		tick := time.NewTicker(plainInterval)
+		tick := time.NewTicker(interval)
 		defer tick.Stop()
 		for {
 			select {
 			case <-tick.C:
-				n, d := p.Bytes.Load(), time.Since(start)
-				a.say("%s: %s of %s (%d %%), %s, %s left", stage(p), units.Bytes(n), units.Bytes(total), 100*n/max(total, 1), units.Rate(n, d), left(n, total, d))
+				f()
 			case <-done:
 				return
 			}
@@ -153,12 +148,13 @@ func stage(p *convert.Progress) string {
 	return "starting"
 }
 
-// left estimates the time to go from the rate so far.
-func left(done, total int64, d time.Duration) string {
-	if done <= 0 {
-		return "?"
+// speed is the present rate and the time left at it.
+func speed(m *progress.Meter) string {
+	left, ok := m.Left()
+	if !ok {
+		return ""
 	}
-	return units.Duration(time.Duration(float64(d) * float64(total-done) / float64(done)))
+	return fmt.Sprintf("%s, %s left", units.Rate(int64(m.Rate()), time.Second), units.Duration(left))
 }
 
 // showSummary prints what a run did and what to type next.
