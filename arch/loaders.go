@@ -21,6 +21,7 @@ type LoaderModule struct {
 	Source string // module path in the file; empty for a module without a weight of its own
 	Tensor int    // index in Model.Tensors of its weight; -1 without one
 	Linear bool   // the loader would make it a 4-bit layer unless the skip list names it
+	Either bool   // the loader takes it as the file has it, in 4 bits or not
 }
 
 // Modules lists the modules of a loader's tree that a skip list may have to name: every
@@ -47,7 +48,8 @@ func (m *Model) Modules(l Loader) []LoaderModule {
 			// A plain parameter in transformers 5, but for the gate of the shared expert.
 			lm.Linear = l != Transformers5 || strings.HasSuffix(t.Module, "shared_expert_gate")
 		case RoleExpert:
-			lm.Linear = l == Transformers4 // fused in transformers 5; vLLM's experts know no skip list
+			lm.Linear = l == Transformers4 // fused in transformers 5
+			lm.Either = l == VLLM          // its experts know no skip list
 		default:
 			continue
 		}

@@ -94,9 +94,6 @@ const emitElems = 1 << 14
 // Finish implements Transform.
 func (t *cpuTransform) Finish(emit func(Part, int64, []byte) error) (Report, error) {
 	var r Report
-	for _, a := range t.absmax {
-		r.MaxAbsmax = max(r.MaxAbsmax, a)
-	}
 	if err := emit(PartQuantMap, 0, floatBytes(t.spec.Codebook.Levels[:])); err != nil {
 		return r, err
 	}

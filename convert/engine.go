@@ -48,7 +48,6 @@ type Transform interface {
 type Report struct {
 	NestedOffset float32 // mean of absmax; 0 without double quantization
 	RelError     float64 // ||w - dequantized|| / ||w|| over a sample of blocks
-	MaxAbsmax    float32
 }
 
 // ValueError is a weight that cannot be converted.

@@ -145,7 +145,7 @@ func newPlan(verb string, src *hf.Checkpoint, options any, model *arch.Model, dt
 		Schema: PlanSchema, Revision: Revision, Verb: verb, Options: options, src: src,
 		Model:    Model{Type: model.Type, Architecture: model.Class, Known: model.Known, DType: dtype.String()},
 		Warnings: slices.Concat(src.Warnings(), model.Warnings),
-		Source:   Source{Name: filepath.Base(src.Path())},
+		Source:   Source{Name: filepath.Base(src.Path())}, Texts: []Text{}, Side: []Side{},
 	}
 	for _, f := range src.Files() {
 		h := f.Header()
@@ -185,6 +185,7 @@ func (p *Plan) finish(fileName string, maxShard int64, res Resources) error {
 		return err
 	}
 	p.shareInputs()
+	p.Totals.Kept = []KeptGroup{}
 	kept := map[string]*KeptGroup{}
 	for i := range p.Jobs {
 		j := &p.Jobs[i]

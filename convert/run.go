@@ -119,7 +119,7 @@ func Run(ctx context.Context, p *Plan, o RunOptions) (*Result, error) {
 		return nil, err
 	}
 	if already {
-		return &Result{Out: ps.out, Manifest: ps.manifestPath(), Already: true, Duration: time.Since(start)}, nil
+		return &Result{Out: ps.out, Manifest: ps.manifestPath(), Files: []string{}, Worst: []TensorError{}, Already: true, Duration: time.Since(start)}, nil
 	}
 	res, err := r.run(ctx)
 	if err != nil {
@@ -151,7 +151,7 @@ func (r *runner) run(ctx context.Context) (*Result, error) {
 	if err := r.convert(ctx); err != nil {
 		return nil, err
 	}
-	res := &Result{Resumed: resumed, Engine: r.engine.Name(), Converted: time.Since(start)}
+	res := &Result{Worst: []TensorError{}, Resumed: resumed, Engine: r.engine.Name(), Converted: time.Since(start)}
 	r.opts.Progress.stage("finishing")
 	if err := r.finish(ctx, res); err != nil {
 		return nil, err

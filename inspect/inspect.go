@@ -266,7 +266,7 @@ func (r *Report) askLoaders(c *hf.Checkpoint, qc *bnb.QuantizationConfig, four m
 		for _, mod := range m.Modules(l) {
 			there := mod.Tensor >= 0 && four[m.Tensors[mod.Tensor].Name]
 			expects := mod.Linear && !match.Skips(mod.Path)
-			if there != expects {
+			if there != expects && !mod.Either {
 				res.Agrees = false
 				text := mod.Path + " is 16-bit and would be expected in 4 bits"
 				if there {

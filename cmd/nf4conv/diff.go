@@ -79,8 +79,12 @@ func diffText(r *compare.Result, limit int) string {
 	for _, n := range r.OnlyB {
 		fmt.Fprintf(&b, "only in b  %s\n", n)
 	}
+	wide := 9 // of the column of storages
+	for _, t := range r.Tensors {
+		wide = max(wide, len(t.StorageA+" "+t.StorageB))
+	}
 	if len(r.Tensors) > 0 {
-		fmt.Fprintf(&b, "%-9s %-9s %-8s %-9s %s\n", "rel error", "max abs", "cosine", "stored", "tensor")
+		fmt.Fprintf(&b, "%-9s %-9s %-8s %-*s %s\n", "rel error", "max abs", "cosine", wide, "stored", "tensor")
 	}
 	for i, t := range r.Tensors {
 		if limit > 0 && i == limit {
@@ -90,7 +94,7 @@ func diffText(r *compare.Result, limit int) string {
 		stored := t.StorageA + " " + t.StorageB
 		switch t.Kind {
 		case "values":
-			fmt.Fprintf(&b, "%-9.5f %-9.3g %-8.5f %-9s %s\n", t.RelError, t.MaxAbs, t.Cosine, stored, t.Name)
+			fmt.Fprintf(&b, "%-9.5f %-9.3g %-8.5f %-*s %s\n", t.RelError, t.MaxAbs, t.Cosine, wide, stored, t.Name)
 		case "shape":
 			fmt.Fprintf(&b, "shapes %v and %v: %s\n", t.ShapeA, t.ShapeB, t.Name)
 		default:

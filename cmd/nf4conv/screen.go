@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -35,7 +36,9 @@ func (a *app) showPlan(w io.Writer, p *convert.Plan, out string, verbose bool) {
 		}
 		line("4-bit", "%d modules, %s parameters: %s", t.Quantized, units.Count(t.QuantizedParams), method)
 	}
-	line(p.Model.DType, "%s", keptText(t.Kept))
+	for i, text := range keptText(t.Kept) {
+		line([]string{p.Model.DType, ""}[min(i, 1)], "%s", text)
+	}
 	line("size", "%s -> %s in %d %s", units.Bytes(t.BytesIn), units.Bytes(t.BytesOut), len(p.Files), plural(len(p.Files), "file"))
 	line("run", "cpu, %d %s, buffers of %s at most", p.Schedule.Workers, plural(p.Schedule.Workers, "worker"), units.IBytes(p.Schedule.Memory))
 	for _, l := range p.Loaders {
@@ -58,8 +61,9 @@ func plural(n int, noun string) string {
 	return noun + "s"
 }
 
-// keptText lists what is not quantized and why.
-func keptText(groups []convert.KeptGroup) string {
+// keptText lists what is not quantized and why: in one line where that is short, else
+// in a line for each reason.
+func keptText(groups []convert.KeptGroup) []string {
 	var parts []string
 	rest := 0
 	for i, g := range groups {
@@ -68,15 +72,15 @@ func keptText(groups []convert.KeptGroup) string {
 			continue
 		}
 		why := strings.TrimPrefix(g.Why, "16-bit: ")
-		parts = append(parts, fmt.Sprintf("%s in %d %s (%s)", units.Count(g.Params), g.Tensors, plural(g.Tensors, "tensor"), why))
+		parts = append(parts, fmt.Sprintf("%s in %d %s: %s", units.Count(g.Params), g.Tensors, plural(g.Tensors, "tensor"), why))
 	}
 	if rest > 0 {
-		parts = append(parts, fmt.Sprintf("%d more", rest))
+		parts = append(parts, fmt.Sprintf("%d tensors more (--dry-run --json lists all)", rest))
 	}
-	if len(parts) == 0 {
-		return "nothing"
+	if one := strings.Join(parts, ", "); len(one) <= 90 {
+		return []string{cmp.Or(one, "nothing")}
 	}
-	return strings.Join(parts, ", ")
+	return parts
 }
 
 // showProgress follows a run: a bar on a terminal, else a line now and then. The
@@ -94,7 +98,7 @@ func (a *app) showProgress(p *convert.Progress, plan *convert.Plan, g *global) (
 
 // bar draws until it is stopped.
 func (a *app) bar(p *convert.Progress, total int64) func() {
-	meter := progress.NewMeter(time.Now(), 0, total)
+	meter := newMeter(p, total)
 	pool := mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(min(60, term.Width(a.stderr)-50)), mpb.WithRefreshRate(150*time.Millisecond))
 	bar := pool.AddBar(max(total, 1), mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return "  " + stage(p) + " " })),
@@ -102,7 +106,7 @@ func (a *app) bar(p *convert.Progress, total int64) func() {
 			return fmt.Sprintf(" %3d %%  %s", meter.Percent(), speed(meter))
 		})))
 	stop := every(100*time.Millisecond, func() {
-		meter.Add(time.Now(), p.Bytes.Load())
+		meter.read()
 		bar.SetCurrent(min(p.Bytes.Load(), max(total, 1)-1))
 	})
 	return func() {
@@ -114,12 +118,31 @@ func (a *app) bar(p *convert.Progress, total int64) func() {
 
 // lines prints where the run is every few seconds.
 func (a *app) lines(p *convert.Progress, total int64) func() {
-	meter := progress.NewMeter(time.Now(), 0, total)
+	meter := newMeter(p, total)
 	return every(plainInterval, func() {
-		n := p.Bytes.Load()
-		meter.Add(time.Now(), n)
-		a.say("%s: %s of %s (%d %%), %s", stage(p), units.Bytes(n), units.Bytes(total), meter.Percent(), speed(meter))
+		meter.read()
+		a.say("%s: %s of %s (%d %%), %s", stage(p), units.Bytes(p.Bytes.Load()), units.Bytes(total), meter.Percent(), speed(meter))
 	})
+}
+
+// meter is a progress.Meter on a run. Stages go at rates of their own.
+type meter struct {
+	*progress.Meter
+	run   *convert.Progress
+	stage string
+}
+
+func newMeter(p *convert.Progress, total int64) *meter {
+	return &meter{progress.NewMeter(time.Now(), p.Bytes.Load(), total), p, stage(p)}
+}
+
+func (m *meter) read() {
+	if s := stage(m.run); s != m.stage {
+		m.stage = s
+		m.Restart(time.Now(), m.run.Bytes.Load())
+		return
+	}
+	m.Add(time.Now(), m.run.Bytes.Load())
 }
 
 // every calls f at an interval until the returned function is called.
@@ -149,7 +172,7 @@ func stage(p *convert.Progress) string {
 }
 
 // speed is the present rate and the time left at it.
-func speed(m *progress.Meter) string {
+func speed(m *meter) string {
 	left, ok := m.Left()
 	if !ok {
 		return ""

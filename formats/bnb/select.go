@@ -59,6 +59,9 @@ func Select(m *arch.Model, o SelectOptions) (*Selection, error) {
 		return nil, err
 	}
 	s.keepUnsloth()
+	if err := s.checkExperts(); err != nil {
+		return nil, err
+	}
 	// Keeping one module may oblige others; every round keeps at least one more.
 	for {
 		s.keepFused()
@@ -174,6 +177,30 @@ func (s *selector) mayInclude(t *arch.Tensor, glob string) error {
 	return nil
 }
 
+// checkExperts refuses 4-bit experts beside 16-bit ones: vLLM stacks those of a layer.
+func (s *selector) checkExperts() error {
+	if !s.has(arch.VLLM) {
+		return nil
+	}
+	first := map[string]int{} // by what stands before ".experts."
+	for i := range s.m.Tensors {
+		t := &s.m.Tensors[i]
+		if t.Role != arch.RoleExpert || !isMatrix(t) {
+			continue
+		}
+		layer, _, _ := strings.Cut(t.Module, ".experts.")
+		k, seen := first[layer]
+		if !seen {
+			first[layer] = i
+		} else if s.four[i] != s.four[k] {
+			return fault.WithHint(
+				fault.Inputf("modules %q and %q: one would be 4-bit and the other 16-bit; vLLM wants the experts of a layer to be alike", s.m.Tensors[k].Module, t.Module),
+				"choose all of them, as in --include '*.experts.*'")
+		}
+	}
+	return nil
+}
+
 func (s *selector) keep(i int, why string) {
 	if s.four[i] {
 		s.four[i], s.why[i] = false, why
@@ -238,7 +265,7 @@ func (s *selector) simulate(keys []string) (clash map[int]string, err error) {
 			switch {
 			case four && skipped:
 				clash[mod.Tensor] = fmt.Sprintf("16-bit: %s would skip it with this skip list", l)
-			case four && !mod.Linear:
+			case four && !mod.Linear && !mod.Either:
 				return nil, fault.Inputf("module %q: %s does not load it in 4 bits", mod.Path, l)
 			case !four && mod.Linear && !skipped:
 				return nil, fault.Inputf("module %q stays 16-bit, and %s would expect 4 bits whatever skip list is written", mod.Path, l)
