@@ -2,9 +2,7 @@ package convert
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,13 +15,16 @@ import (
 // carried, or to a new one.
 func (r *runner) writeCard(files []sealed, m *Manifest, sync bool) error {
 	const name = "README.md"
-	old, err := os.ReadFile(filepath.Join(r.out.paths.partial, name))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fault.IOf("reading the carried %q: %w", name, err)
+	carried := slices.ContainsFunc(m.Carried, func(f ManifestFile) bool { return f.Name == name })
+	var old []byte
+	if carried { // else what stands there was written by an interrupted run
+		var err error
+		if old, err = os.ReadFile(filepath.Join(r.out.paths.partial, name)); err != nil {
+			return fault.IOf("reading the carried %q: %w", name, err)
+		}
 	}
-	// A run that was interrupted after this point has carried README.md anew by now.
 	var b bytes.Buffer
-	if old == nil {
+	if !carried {
 		fmt.Fprintf(&b, "---\nbase_model: %s\nlibrary_name: transformers\ntags:\n- bitsandbytes\n- 4-bit\n---\n\n# %s, %s\n", r.plan.Source.Name, r.plan.Source.Name, r.method())
 	} else {
 		b.Write(bytes.TrimRight(old, "\n"))

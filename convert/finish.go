@@ -18,6 +18,9 @@ import (
 	"github.com/nf4conv/nf4conv/internal/treehash"
 )
 
+// sumsName is the file of SHA-256 sums, in the form that sha256sum -c reads.
+const sumsName = "SHA256SUMS"
+
 // finish seals the files, writes everything around them and gives the output its name.
 func (r *runner) finish(ctx context.Context, res *Result) error {
 	if err := checkUnchanged(r.plan); err != nil {
@@ -57,6 +60,9 @@ func (r *runner) finish(ctx context.Context, res *Result) error {
 	if err := r.out.close(); err != nil {
 		return fault.IOf("closing the output: %w", err)
 	}
+	if err := r.sweep(m); err != nil {
+		return err
+	}
 	if err := r.complete(sync); err != nil {
 		return err
 	}
@@ -95,6 +101,30 @@ func (r *runner) writeSide(files []sealed, m *Manifest, sync bool) error {
 	}
 	if r.opts.Card {
 		return r.writeCard(files, m, sync)
+	}
+	return nil
+}
+
+// sweep removes what an interrupted run wrote and this one did not: its --card and
+// --sha256 may have been other ones.
+func (r *runner) sweep(m *Manifest) error {
+	keep := map[string]bool{ManifestName: true, sumsName: r.opts.SHA256}
+	for _, f := range slices.Concat(m.Files, m.Written, m.Carried) {
+		keep[f.Name] = true
+	}
+	dir := r.out.paths.partial
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err == nil && !keep[filepath.ToSlash(name)] {
+			err = os.Remove(path)
+		}
+		return err
+	})
+	if err != nil {
+		return fault.IOf("clearing the output: %w", err)
 	}
 	return nil
 }
@@ -199,7 +229,7 @@ func (r *runner) addSHA256(m *Manifest, sync bool) error {
 	if r.out.paths.file != "" {
 		return nil // the manifest beside the file holds it
 	}
-	return r.out.writeText("SHA256SUMS", text, sync)
+	return r.out.writeText(sumsName, text, sync)
 }
 
 // summarize fills in what people want to know.

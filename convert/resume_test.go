@@ -128,6 +128,47 @@ func interrupted(t *testing.T, src, out string, o QuantizeOptions) {
 	}
 }
 
+// What an interrupted run wrote with other run options is not in the output of the one
+// that continues it.
+func TestLeftoversOfOtherOptions(t *testing.T) {
+	src, out := small(t), filepath.Join(t.TempDir(), "out")
+	want := mustRun(t, mustPlan(t, src, DefaultQuantize()), RunOptions{})
+	interrupted(t, src, out, DefaultQuantize())
+	for _, name := range []string{"README.md", "SHA256SUMS", "model-00001-of-00002.safetensors"} {
+		if err := os.WriteFile(filepath.Join(out+".partial", name), []byte("old"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustRun(t, mustPlan(t, src, DefaultQuantize()), RunOptions{Out: out})
+	sameTree(t, want, out)
+}
+
+// A card that an interrupted run wrote is not taken for one of the source.
+func TestCardIsWrittenOnce(t *testing.T) {
+	src := small(t)
+	for _, carried := range []bool{false, true} {
+		if carried {
+			if err := os.WriteFile(filepath.Join(src, "README.md"), []byte("---\nlicense: mit\n---\n# Model\n"), 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out := filepath.Join(t.TempDir(), "out")
+		interrupted(t, src, out, DefaultQuantize())
+		card, err := os.ReadFile(filepath.Join(mustRun(t, mustPlan(t, src, DefaultQuantize()), RunOptions{Card: true}), "README.md"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(out+".partial", "README.md"), card, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		mustRun(t, mustPlan(t, src, DefaultQuantize()), RunOptions{Out: out, Card: true})
+		again, err := os.ReadFile(filepath.Join(out, "README.md"))
+		if err != nil || !bytes.Equal(card, again) {
+			t.Errorf("carried %v: the card is\n%s\n%v, want\n%s", carried, again, err, card)
+		}
+	}
+}
+
 // A journal may be cut or damaged anywhere, as by a crash of the machine: what it then
 // says is less, and never wrong.
 func TestDamagedJournal(t *testing.T) {

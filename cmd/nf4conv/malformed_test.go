@@ -1,0 +1,73 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nf4conv/nf4conv/formats/formatstest"
+)
+
+// maxMalformedRSS bounds the memory that a malformed file can make the program take.
+const maxMalformedRSS = 100 << 20
+
+// Every malformed checkpoint, through the program itself: exit code 4, one line that names
+// the place, nothing written, little memory, no stack trace.
+func TestMalformedInputs(t *testing.T) {
+	cases := formatstest.Malformed(t, t.TempDir())
+	if len(cases) < 60 {
+		t.Errorf("%d cases, want 60 and more", len(cases))
+	}
+	var highest int64
+	for _, c := range cases {
+		dir := t.TempDir()
+		out := filepath.Join(dir, "out")
+		if strings.HasSuffix(c.Path, ".safetensors") {
+			out += ".safetensors"
+		}
+		r := nf4conv(t, append([]string{"quantize", c.Path, out, "--progress", "none"}, c.Flags...)...)
+		if r.code != 4 {
+			t.Errorf("%s: exit code %d, want 4: %s", c.Name, r.code, r.stderr)
+		}
+		message := ""
+		for line := range strings.Lines(r.stderr) {
+			if strings.HasPrefix(line, "nf4conv: error: ") {
+				message += line
+			} else if !strings.HasPrefix(line, "nf4conv: ") && !strings.HasPrefix(line, "  ") {
+				t.Errorf("%s: a line of another form: %q", c.Name, line)
+			}
+		}
+		if strings.Count(message, "\n") != 1 {
+			t.Errorf("%s: expected one error line, found %q", c.Name, r.stderr)
+		}
+		if missing := c.Missing(message); len(missing) > 0 {
+			t.Errorf("%s: the message lacks %q: %s", c.Name, missing, message)
+		}
+		if r.stdout != "" || strings.Contains(r.stderr, "goroutine ") || strings.Contains(r.stderr, "panic") {
+			t.Errorf("%s: printed %q and %q", c.Name, r.stdout, r.stderr)
+		}
+		if rss := maxRSS(r.state); rss > maxMalformedRSS {
+			t.Errorf("%s: took %d bytes of memory", c.Name, rss)
+		} else {
+			highest = max(highest, rss)
+		}
+		checkLeft(t, &c, dir)
+	}
+	t.Logf("%d malformed checkpoints; peak memory %d bytes", len(cases), highest)
+}
+
+// checkLeft wants nothing written: a run that found a bad weight keeps what is done
+// beside the name, and never anything under it.
+func checkLeft(t *testing.T, c *formatstest.Case, dir string) {
+	t.Helper()
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range left {
+		if !c.Runtime || !strings.Contains(e.Name(), ".partial") {
+			t.Errorf("%s: %q was left behind", c.Name, e.Name())
+		}
+	}
+}
