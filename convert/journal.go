@@ -106,7 +106,7 @@ func (j *journal) append(doc any) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if _, err := j.f.Write(line); err != nil {
-		return fault.IOf("writing the journal: %w", err)
+		return spaceError(fmt.Errorf("writing the journal: %w", err))
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ KEYS = ["lm_head", "score", "gate", "mlp.gate", "model.layers.0.mlp.gate", "mode
 KEYS += ["", ".", "model.", "layers.1.", "q_proj.", "h", "wo", "dense", "output.dense", "predictions", "experts.0", "experts.1", "decoder", "Model", "weight"]
 KEYS += ["model.layers.*", ".*", "model..*gate", r"model\.layers\.[01]", "model.layers.1|lm_head", "(model|transformer).+", "model.layers.1+", r".*\d", "[", "(", "*"]
 KEYS += [".*mlp", ".*mlp.", "model.layers.(0|10).mlp", "model.layers.1?0", ".*experts.0.w[12]", "^model.layers.1", "x{2}", "lm_heads?", "lm_hea", "head", "m|model.l"]
+KEYS += ["model$", "model.layers.0$", "model.layers.0.mlp.gate$", r"model\b", r"model.layers.1\b", r"model\B", "model.laye{,2}rs.0", r"\Qmodel\E", "(?!lm_head).*", "(?i)MODEL"]
 
 
 def lists():
