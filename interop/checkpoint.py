@@ -59,6 +59,49 @@ class Checkpoint:
             return json.loads(fh.read(n)), n
 
 
+# Modules that nf4conv keeps in float32 because the model's class does (_keep_in_fp32_modules).
+KEPT_FP32 = {"t5": re.compile(r"\.wo\.weight$"), "mt5": re.compile(r"\.wo\.weight$"), "umt5": re.compile(r"\.wo\.weight$")}
+
+
+def kept_fp32(config, name):
+    pattern = KEPT_FP32.get(config.get("model_type"))
+    return bool(pattern and pattern.search(name))
+
+
+class Unfused(Checkpoint):
+    """A Llama 4 source as transformers wants it in 4 bits: every expert a gate_proj, up_proj and down_proj, each the
+    transpose of its columns of the fused matrices [expert, in, out]."""
+
+    FUSED = re.compile(r"^(.*\.experts)\.(gate_up_proj|down_proj)$")
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.parts = {}
+        for name in [k for k in self.where if self.FUSED.match(k)]:
+            prefix, leaf = self.FUSED.match(name).groups()
+            names = ["gate_proj", "up_proj"] if leaf == "gate_up_proj" else ["down_proj"]
+            experts, _, columns = super().get(name).shape
+            width = columns // len(names)
+            for e in range(experts):
+                for i, n in enumerate(names):
+                    part = f"{prefix}.{e}.{n}.weight"
+                    self.parts[part] = (name, e, slice(i * width, (i + 1) * width))
+                    self.where[part] = self.where[name]
+            del self.where[name]
+
+    def get(self, name):
+        if name not in self.parts:
+            return super().get(name)
+        fused, expert, columns = self.parts[name]
+        return self.files[self.where[name]].get_tensor(fused)[expert][:, columns].t().contiguous()
+
+
+def source(path):
+    """A source as its 4-bit form names its tensors."""
+    with open(os.path.join(path, "config.json")) as fh:
+        return Unfused(path) if json.load(fh).get("model_type") == "llama4_text" else Checkpoint(path)
+
+
 def container_problems(c):
     """What is wrong with the files as safetensors files and as a set."""
     bad, total = list(c.problems), 0

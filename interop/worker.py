@@ -19,27 +19,27 @@ import transformers  # noqa: E402
 
 import loading  # noqa: E402
 import reference  # noqa: E402
-from checkpoint import Checkpoint  # noqa: E402
+from checkpoint import Checkpoint, source  # noqa: E402
 
 sources = {}
 
 
 def bytes_job(j):
-    return reference.compare(Checkpoint(j["src"]), Checkpoint(j["out"]), j["expect"])
+    return reference.compare(source(j["src"]), Checkpoint(j["out"]), j["expect"])
 
 
 def load_job(j):
-    src = j["src"]
-    if src not in sources:
-        sources[src] = loading.source_loads(src)
-    if sources[src]:
-        return {"notrun": f"transformers {transformers.__version__} does not load the source: {sources[src]}"}
+    src, dtype = j["src"], Checkpoint(j["out"]).dtype()
+    if (src, dtype) not in sources:
+        sources[src, dtype] = loading.source_loads(src, dtype)
+    if sources[src, dtype]:
+        return {"notrun": f"transformers {transformers.__version__} does not run the source itself: {sources[src, dtype]}"}
     return loading.check(src, j["out"], j["expect"]["blocksize"])
 
 
 def dequantize_job(j):
-    out, deq = Checkpoint(j["out"]), Checkpoint(j["deq"])
-    bad = reference.compare_dequantized(out, deq, Checkpoint(j["src"]).config)
+    out, deq = Checkpoint(j["out"]), source(j["deq"])
+    bad = reference.compare_dequantized(out, deq, source(j["src"]).config)
     return bad or loading.dequantized_loads(j["deq"])
 
 

@@ -21,7 +21,7 @@ func BenchmarkStartup(b *testing.B) {
 func BenchmarkPlan(b *testing.B) {
 	dir := fixtures.Synthetic(b, filepath.Join(b.TempDir(), "wide"), fixtures.Spec{Layers: 1111, Hidden: 16, Intermediate: 16, Heads: 2, Vocab: 16, Shards: 100})
 	for b.Loop() {
-		if r := nf4conv(b, "quantize", dir, filepath.Join(b.TempDir(), "out"), "--dry-run", "--json"); r.code != 0 {
+		if r := nf4conv(b, "quantize", dir, filepath.Join(b.TempDir(), "out"), "--dry-run"); r.code != 0 {
 			b.Fatal(r.stderr)
 		}
 	}

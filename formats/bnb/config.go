@@ -79,6 +79,8 @@ func ParseQuantizationConfig(cfg *hf.Config) (*QuantizationConfig, error) {
 			return nil, bad("bnb_4bit_quant_type", "nf4 or fp4")
 		}
 		c.Type = t
+	} else if m["bnb_4bit_quant_type"] != nil {
+		return nil, bad("bnb_4bit_quant_type", "nf4 or fp4")
 	}
 	switch list := m["llm_int8_skip_modules"].(type) {
 	case nil:

@@ -36,9 +36,16 @@ type matcher5 struct {
 	res  []*regexp.Regexp
 }
 
+// unlikePython finds what Go reads otherwise than Python, or, of $ and \b, what means
+// another thing at the end of a piece of a path than within the whole.
+var unlikePython = regexp.MustCompile(`\$|\\[bBpPQECzZ]|\{,|\[\[|\(\?[^:]`)
+
 func newMatcher5(keys []string) (*matcher5, error) {
 	m := &matcher5{keys: keys}
 	for _, k := range keys {
+		if found := unlikePython.FindString(k); found != "" {
+			return nil, fmt.Errorf("skip list: transformers 5 reads %q as a regular expression, of which %q is not simulated here", k, found)
+		}
 		re, err := regexp.Compile(`\A(?:` + k + `)\z`)
 		if err != nil {
 			return nil, fmt.Errorf("skip list: transformers 5 reads %q as a regular expression: %w", k, err)
