@@ -9,6 +9,7 @@
 package doublequant
 
 import (
+	"fmt"
 	"math"
 	"sort"
 )
@@ -127,8 +128,9 @@ func groupSum(v []float64) float64 {
 // Quantize writes a code for every absmax and the nested absmax of every group of
 // BlockSize; len(nested) is len(absmax)/BlockSize rounded up. Codes are the exact
 // nearest entries, the lower one in a tie. A group without deviation gets nested absmax
-// 0 and the code of 0.
+// 0 and the code of 0. Other lengths are a panic.
 func Quantize(codes []byte, nested []float32, absmax []float32, offset float32) {
+	check(len(codes), len(nested), len(absmax), BlockSize)
 	for g := range nested {
 		lo, hi := g*BlockSize, min((g+1)*BlockSize, len(absmax))
 		var a float32
@@ -156,9 +158,17 @@ func nearest(v float32) byte {
 }
 
 // Dequantize reconstructs absmax from codes: m[code]*nested + offset, each operation
-// rounded to float32. Group b of nestedBlockSize codes uses nested[b].
+// rounded to float32. Group b of nestedBlockSize codes uses nested[b]. There are as many
+// codes as absmax, and a nested absmax for every group; other lengths are a panic.
 func Dequantize(absmax []float32, codes []byte, nested []float32, m *[256]float32, offset float32, nestedBlockSize int) {
-	for i, c := range codes[:len(absmax)] {
+	check(len(codes), len(nested), len(absmax), nestedBlockSize)
+	for i, c := range codes {
 		absmax[i] = float32(m[c]*nested[i/nestedBlockSize]) + offset
+	}
+}
+
+func check(codes, nested, absmax, blockSize int) {
+	if blockSize <= 0 || codes != absmax || nested != absmax/blockSize+min(absmax%blockSize, 1) {
+		panic(fmt.Sprintf("doublequant: internal error: %d codes and %d nested absmax for %d absmax in groups of %d", codes, nested, absmax, blockSize))
 	}
 }
