@@ -12,7 +12,7 @@ import (
 func reserve(f *os.File, size int64) error {
 	if size > 0 {
 		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
-		if err == nil || !(errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS)) {
+		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
 			return err
 		}
 	}

@@ -204,7 +204,7 @@ func (o *output) copySide(s *Side, sync bool) (treehash.Digest, error) {
 	if err != nil {
 		return treehash.Digest{}, fault.IOf("carrying %q: %w", s.Name, err)
 	}
-	defer in.Close() //nolint:errcheck // read only
+	defer in.Close()
 	path := filepath.Join(o.paths.partial, filepath.FromSlash(s.Name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return treehash.Digest{}, fault.IOf("carrying %q: %w", s.Name, err)
@@ -213,7 +213,7 @@ func (o *output) copySide(s *Side, sync bool) (treehash.Digest, error) {
 	if err != nil {
 		return treehash.Digest{}, fault.IOf("carrying %q: %w", s.Name, err)
 	}
-	defer out.Close() //nolint:errcheck // a second close after the checked one below
+	defer out.Close() // a second close after the checked one below
 	const piece = 1 << 18
 	tree := treehash.New(s.Size, piece)
 	buf := make([]byte, min(piece, s.Size))

@@ -11,7 +11,6 @@ import (
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/formats/safetensors"
 	"github.com/nf4conv/nf4conv/internal/fault"
-	"github.com/nf4conv/nf4conv/internal/treehash"
 	"github.com/nf4conv/nf4conv/kernels"
 	"github.com/nf4conv/nf4conv/nf4"
 	"github.com/nf4conv/nf4conv/weights"
@@ -149,7 +148,7 @@ func newPlan(verb string, src *hf.Checkpoint, options any, model *arch.Model, dt
 	}
 	for _, f := range src.Files() {
 		h := f.Header()
-		p.Source.Files = append(p.Source.Files, SourceFile{Name: filepath.Base(f.Path()), Size: h.FileSize, HeaderBLAKE3: treehash.Digest(h.Digest)})
+		p.Source.Files = append(p.Source.Files, SourceFile{Name: filepath.Base(f.Path()), Size: h.FileSize, HeaderBLAKE3: h.Digest})
 	}
 	for _, s := range src.Side() {
 		p.Side = append(p.Side, Side{Name: s.Name, Size: s.Size, path: s.Path})

@@ -307,8 +307,8 @@ func resolve(path string) string {
 	if err != nil {
 		return path
 	}
-	if real, err := filepath.EvalSymlinks(abs); err == nil {
-		return real
+	if path, err := filepath.EvalSymlinks(abs); err == nil {
+		return path
 	}
 	parent := filepath.Dir(abs)
 	if parent == abs {

@@ -101,7 +101,7 @@ func TestKill(t *testing.T) {
 		case lerr == nil:
 			_, isOld := sameFiles(t, at("old"), out)
 			_, isNew := sameFiles(t, at("want"), out)
-			if !isNew && !(isOld && replaces) {
+			if !isNew && (!isOld || !replaces) {
 				t.Fatalf("after %d kills there is neither the old nor the new under the final name", killed)
 			}
 		}

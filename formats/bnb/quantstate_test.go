@@ -24,7 +24,7 @@ func golden(tb testing.TB, name string, each func(line []byte)) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	s := bufio.NewScanner(f)
 	s.Buffer(nil, 1<<20)
 	n := 0

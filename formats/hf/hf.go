@@ -227,7 +227,7 @@ func readSmall(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fault.IOf("reading %q: %w", path, err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
 	if err != nil {
 		return nil, fault.IOf("reading %q: %w", path, err)

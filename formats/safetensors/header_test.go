@@ -228,7 +228,7 @@ func TestFixtures(t *testing.T) {
 			t.Error(err)
 			return nil
 		}
-		defer f.Close() //nolint:errcheck // read only
+		defer f.Close()
 		info, err := os.Stat(path)
 		if err != nil {
 			return err

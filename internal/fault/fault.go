@@ -50,7 +50,7 @@ type classed struct {
 func (e *classed) Error() string { return e.err.Error() }
 func (e *classed) Unwrap() error { return e.err }
 
-// Usagef, Gatef, Inputf and IOf format like fmt.Errorf (%w works) and classify.
+// Usagef formats like fmt.Errorf (%w works) and says that the request is wrong.
 func Usagef(format string, a ...any) error { return &classed{Usage, fmt.Errorf(format, a...)} }
 
 // Gatef formats an error of class Gate.
@@ -101,9 +101,11 @@ func WithHint(err error, format string, a ...any) error {
 func Hints(err error) []string {
 	var out []string
 	for err != nil {
+		//nolint:errorlint // this walks the chain itself, one error at a time
 		if h, ok := err.(*hinted); ok {
 			out = append(out, h.hint)
 		}
+		//nolint:errorlint // as above
 		switch u := err.(type) {
 		case interface{ Unwrap() error }:
 			err = u.Unwrap()

@@ -13,7 +13,7 @@ func CPUModel() string {
 	if err != nil {
 		return ""
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	s := bufio.NewScanner(f)
 	for s.Scan() {
 		key, value, _ := strings.Cut(s.Text(), ":")
