@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,22 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"nf4conv": main})
+	testscript.Main(m, map[string]func(){"nf4conv": measured})
+}
+
+// peakVariable names a file in which the program leaves the most memory it held. The
+// process that waits for it cannot tell: what rusage says of a child includes its parent.
+const peakVariable = "NF4CONV_TEST_PEAK"
+
+// measured is main, with its memory measured where a test asks for it.
+func measured() {
+	code := run(os.Args[1:], os.Stdout, os.Stderr)
+	if name := os.Getenv(peakVariable); name != "" {
+		if err := os.WriteFile(name, strconv.AppendInt(nil, peakRSS(), 10), 0o666); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(code)
 }
 
 // program is the command line of this test binary running as nf4conv, with an
@@ -41,7 +57,7 @@ func program(ctx context.Context, args ...string) *exec.Cmd {
 type outcome struct {
 	code           int
 	stdout, stderr string
-	state          *os.ProcessState
+	peak           int64 // bytes held at most; 0 where unknown
 }
 
 // nf4conv runs the program.
@@ -52,12 +68,20 @@ func nf4conv(tb testing.TB, args ...string) outcome {
 	c := program(ctx, args...)
 	var out, errs bytes.Buffer
 	c.Stdout, c.Stderr = &out, &errs
+	peakFile := filepath.Join(tb.TempDir(), "peak")
+	c.Env = append(c.Env, peakVariable+"="+peakFile)
 	err := c.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		tb.Fatal(err)
 	}
-	return outcome{c.ProcessState.ExitCode(), out.String(), errs.String(), c.ProcessState}
+	var peak int64
+	if b, err := os.ReadFile(peakFile); err == nil {
+		if peak, err = strconv.ParseInt(string(b), 10, 64); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return outcome{c.ProcessState.ExitCode(), out.String(), errs.String(), peak}
 }
 
 // Scripts are the program as people use it: command lines, what they print, the exit
