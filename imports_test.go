@@ -33,6 +33,7 @@ var layers = map[string]string{
 	"inspect":             "kernels nf4 arch internal formats weights",
 	"compare":             "kernels nf4 arch internal formats weights +golang.org/x/sync",
 	"internal":            "internal +golang.org/x/sys +lukechampine.com/blake3 +github.com/zeebo/blake3",
+	"internal/bench":      "fixtures internal",
 	"fixtures":            "",
 	"interop":             "",
 	"cmd":                 "kernels nf4 doublequant arch internal formats weights convert inspect compare cmd +github.com/urfave/cli/v2 +github.com/vbauerster/mpb/v8 +github.com/schollz/progressbar/v3 +golang.org/x/sys +golang.org/x/sync",
