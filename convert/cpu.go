@@ -20,12 +20,21 @@ type CPU struct{}
 func (CPU) Name() string { return "cpu (" + kernels.Tier() + ")" }
 
 type cpuScratch struct {
+	in     []byte
 	cast   []byte
 	packed []byte
 }
 
-// NewScratch implements Engine. The buffers are made when a job first needs them.
-func (CPU) NewScratch(int) Scratch { return &cpuScratch{} }
+// NewScratch implements Engine. The buffers of results are made when a job first needs them.
+func (CPU) NewScratch(_ int, need ScratchSpec) (Scratch, error) {
+	return &cpuScratch{in: make([]byte, need.In)}, nil
+}
+
+// Input implements Scratch.
+func (s *cpuScratch) Input() []byte { return s.in }
+
+// Close implements Scratch.
+func (s *cpuScratch) Close() error { return nil }
 
 // grow returns a slice of n bytes of *buf, which it replaces when it is too small.
 func grow(buf *[]byte, n int) []byte {

@@ -10,15 +10,29 @@ import (
 type Engine interface {
 	// Name says what it is, for people: "cpu (generic)".
 	Name() string
-	// NewScratch makes the buffers of one worker for chunks of up to elems elements.
-	NewScratch(elems int) Scratch
+	// NewScratch makes the buffers of one worker on the device with that index in
+	// Schedule.Devices (0 on the CPU).
+	NewScratch(device int, need ScratchSpec) (Scratch, error)
 	// Begin opens a job that has arithmetic (cast or quantize). Chunks may then come in
 	// any order and from any number of workers, each with its own Scratch.
 	Begin(w JobSpec) (Transform, error)
 }
 
-// Scratch is a worker's private memory; its type is the engine's own business.
-type Scratch any
+// Scratch is a worker's private memory. What else it holds is the engine's own business.
+type Scratch interface {
+	// Input is the memory into which the worker reads its chunks, ScratchSpec.In bytes.
+	Input() []byte
+	// Close gives everything back. The worker uses nothing of it afterwards.
+	Close() error
+}
+
+// ScratchSpec is what the largest chunk of any job takes, in bytes but for Blocks.
+type ScratchSpec struct {
+	In     int64 // as read
+	Cast   int64 // after a cast; 0 when no job casts
+	Packed int64 // 4-bit codes; 0 when no job quantizes
+	Blocks int64 // scales of a chunk
+}
 
 // JobSpec is what an engine needs to know of a job.
 type JobSpec struct {
@@ -36,7 +50,8 @@ type JobSpec struct {
 type Transform interface {
 	// Chunk turns elements [first, first+n) of the job, which in holds, into the bytes
 	// of PartWeight. first is a multiple of the block size. The result is valid until the
-	// scratch is used again. A value that Check refuses is a *ValueError.
+	// scratch is used again. A value that Check refuses is a *ValueError. An engine whose
+	// device fails returns a *DeviceError.
 	Chunk(s Scratch, first int64, in []byte) ([]byte, error)
 	// Finish is called once, after all chunks, for a quantize job: it hands the other
 	// parts to emit, in pieces at rising offsets, and reports. PartQuantState is not
@@ -49,6 +64,16 @@ type Report struct {
 	NestedOffset float32 // mean of absmax; 0 without double quantization
 	RelError     float64 // ||w - dequantized|| / ||w|| over a sample of blocks
 }
+
+// DeviceError says that a device cannot go on. What is done is kept, and another engine
+// can continue it.
+type DeviceError struct {
+	Device string // "cuda:0 (NVIDIA H100 80GB HBM3)"
+	Err    error
+}
+
+func (e *DeviceError) Error() string { return e.Device + ": " + e.Err.Error() }
+func (e *DeviceError) Unwrap() error { return e.Err }
 
 // ValueError is a weight that cannot be converted.
 type ValueError struct {

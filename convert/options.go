@@ -38,6 +38,13 @@ type DequantizeOptions struct {
 type Resources struct {
 	Threads int   // workers; 0: one per CPU
 	Memory  int64 // cap on buffers in bytes; 0: DefaultMemory, or more where one tensor needs it
+	Devices []DeviceBudget
+}
+
+// DeviceBudget is an accelerator that takes part in a run. With none the CPU computes.
+type DeviceBudget struct {
+	Name   string // "cuda:0"
+	Memory int64  // cap on buffers in its memory, bytes
 }
 
 // DefaultQuantize are the options of a plain `nf4conv quantize`.

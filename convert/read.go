@@ -4,6 +4,7 @@ import (
 	"github.com/nf4conv/nf4conv/internal/treehash"
 	"github.com/nf4conv/nf4conv/kernels"
 	"github.com/nf4conv/nf4conv/kernels/cast"
+	"github.com/nf4conv/nf4conv/nf4"
 )
 
 // buffers are a worker's memory for reading.
@@ -13,16 +14,12 @@ type buffers struct {
 	values []float32 // decoded values
 }
 
-func newBuffers(jobs []*jobRun, chunk int64) *buffers {
-	var raw, strip, values int64
+// newBuffers makes what the jobs need besides raw, which the engine provides.
+func newBuffers(jobs []*jobRun, chunk int64, raw []byte) *buffers {
+	var strip, values int64
 	for _, r := range jobs {
 		w := &r.work
-		if w.copyBytes {
-			raw = max(raw, chunk)
-			continue
-		}
 		n := min(chunk, w.elems)
-		raw = max(raw, n*int64(w.read.Size()))
 		if w.decode {
 			values = max(values, n)
 		}
@@ -30,7 +27,29 @@ func newBuffers(jobs []*jobRun, chunk int64) *buffers {
 			strip = max(strip, n*int64(w.read.Size()))
 		}
 	}
-	return &buffers{raw: make([]byte, raw), strip: make([]byte, strip), values: make([]float32, values)}
+	return &buffers{raw: raw, strip: make([]byte, strip), values: make([]float32, values)}
+}
+
+// scratchSpec is what the largest chunk of the jobs takes.
+func scratchSpec(jobs []*jobRun, chunk int64) ScratchSpec {
+	var s ScratchSpec
+	for _, r := range jobs {
+		w := &r.work
+		if w.copyBytes {
+			s.In = max(s.In, chunk)
+			continue
+		}
+		n := min(chunk, w.elems)
+		s.In = max(s.In, n*int64(w.read.Size()))
+		if w.cast {
+			s.Cast = max(s.Cast, n*int64(w.to.Size()))
+		}
+		if w.quantize {
+			s.Packed = max(s.Packed, nf4.PackedLen(n))
+			s.Blocks = max(s.Blocks, nf4.NumBlocks(n, w.blockSize))
+		}
+	}
+	return s
 }
 
 // readChunk reads elements [first, first+n) of the job's flattened output in w.read

@@ -179,22 +179,30 @@ func (r *runner) convert(ctx context.Context) error {
 		defer close(chunks)
 		return r.dispatch(ctx, todo, chunks)
 	})
-	for range r.plan.Schedule.Workers {
-		g.Go(func() error {
-			b := newBuffers(todo, r.plan.Schedule.ChunkElems)
-			s := r.engine.NewScratch(int(r.plan.Schedule.ChunkElems))
-			for c := range chunks {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				if err := r.process(b, s, c); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+	need := scratchSpec(todo, r.plan.Schedule.ChunkElems)
+	for _, device := range r.plan.Schedule.places() {
+		g.Go(func() error { return r.work(ctx, device, need, todo, chunks) })
 	}
 	return g.Wait()
+}
+
+// work is one worker: it takes chunks until there are no more.
+func (r *runner) work(ctx context.Context, device int, need ScratchSpec, todo []*jobRun, chunks <-chan chunk) (err error) {
+	s, err := r.engine.NewScratch(device, need)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	b := newBuffers(todo, r.plan.Schedule.ChunkElems, s.Input())
+	for c := range chunks {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := r.process(b, s, c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dispatch opens jobs in order and hands out their chunks.
