@@ -50,11 +50,7 @@ func (r *runner) finish(ctx context.Context, res *Result) error {
 			return err
 		}
 	}
-	text, err := m.encode()
-	if err != nil {
-		return err
-	}
-	if err := r.out.writeText(ManifestName, text, sync); err != nil {
+	if err := r.out.writeFile(ManifestName, sync, m.write); err != nil {
 		return err
 	}
 	if err := r.out.close(); err != nil {

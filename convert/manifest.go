@@ -1,8 +1,10 @@
 package convert
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 
 	"github.com/nf4conv/nf4conv/internal/treehash"
 )
@@ -93,10 +95,33 @@ func (r *runner) manifest(files []sealed) *Manifest {
 	return m
 }
 
-func (m *Manifest) encode() ([]byte, error) {
-	b, err := json.MarshalIndent(m, "", " ")
+// write prints the manifest as indented JSON, one tensor at a time: of a model of many
+// tensors it is the largest thing that would be in memory.
+func (m *Manifest) write(w io.Writer) error {
+	head := *m
+	head.Tensors = nil
+	b, err := json.MarshalIndent(&head, "", " ")
 	if err != nil {
-		return nil, fmt.Errorf("encoding the manifest: %w", err)
+		return fmt.Errorf("encoding the manifest: %w", err)
 	}
-	return append(b, '\n'), nil
+	const empty = "null\n}" // of tensors, the last key
+	if _, err := w.Write(append(bytes.TrimSuffix(b, []byte(empty)), '[')); err != nil {
+		return err
+	}
+	separator := "\n  "
+	for i := range m.Tensors {
+		b, err := json.MarshalIndent(&m.Tensors[i], "  ", " ")
+		if err != nil {
+			return fmt.Errorf("encoding the manifest: %w", err)
+		}
+		if _, err := io.WriteString(w, separator); err != nil {
+			return err
+		}
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+		separator = ",\n  "
+	}
+	_, err = io.WriteString(w, "\n ]\n}\n")
+	return err
 }

@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -180,6 +181,14 @@ func (o *output) sync() error {
 
 // writeText writes a small file into the output and syncs it.
 func (o *output) writeText(name string, content []byte, sync bool) error {
+	return o.writeFile(name, sync, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+}
+
+// writeFile writes a file that is no weights into the output and syncs it.
+func (o *output) writeFile(name string, sync bool, write func(io.Writer) error) error {
 	path := filepath.Join(o.paths.partial, filepath.FromSlash(name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return fault.IOf("writing %q: %w", name, err)
@@ -188,7 +197,10 @@ func (o *output) writeText(name string, content []byte, sync bool) error {
 	if err != nil {
 		return fault.IOf("writing %q: %w", name, err)
 	}
-	_, err = f.Write(content)
+	b := bufio.NewWriter(f)
+	if err = write(b); err == nil {
+		err = b.Flush()
+	}
 	if err == nil && sync {
 		err = f.Sync()
 	}

@@ -194,21 +194,27 @@ type Loader struct {
 	Why   string `json:"why,omitempty"`
 }
 
-// Source files and everything else the bytes depend on, in canonical JSON; the
-// schedule is not part of it.
-func (p *Plan) identity() ([]byte, error) {
-	q := *p
-	q.Schedule, q.Warnings, q.Loaders = Schedule{}, nil, nil
-	return json.Marshal(&q)
-}
-
-// Digest identifies the plan: equal digests mean equal output, given equal weights.
+// Digest identifies the plan: equal digests mean equal output, given equal weights. It
+// covers everything the bytes depend on, as JSON; the schedule is not part of it. Jobs
+// are hashed one by one, so that a plan of many tensors is not held twice.
 func (p *Plan) Digest() (treehash.Digest, error) {
-	b, err := p.identity()
+	q := *p
+	q.Schedule, q.Warnings, q.Loaders, q.Jobs = Schedule{}, nil, nil, nil
+	head, err := json.Marshal(&q)
 	if err != nil {
 		return treehash.Digest{}, err
 	}
-	return treehash.Sum(b), nil
+	first := treehash.Sum(head)
+	sums := first[:]
+	for i := range p.Jobs {
+		job, err := json.Marshal(&p.Jobs[i])
+		if err != nil {
+			return treehash.Digest{}, err
+		}
+		sum := treehash.Sum(job)
+		sums = append(sums, sum[:]...)
+	}
+	return treehash.Sum(sums), nil
 }
 
 // Quantized tells whether the job writes a 4-bit weight.

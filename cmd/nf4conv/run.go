@@ -32,6 +32,9 @@ func (a *app) runPlan(ctx context.Context, g *global, c *cli.Context, build func
 	if c.Bool("restart") && c.Bool("dry-run") {
 		return fault.Usagef("--restart and --dry-run contradict each other: a dry run removes nothing")
 	}
+	// What lives is the plan and the buffers, and little is made anew: the collector may work
+	// harder for a small process.
+	debug.SetGCPercent(collectorPercent)
 	src, err := hf.Open(c.Args().Get(0))
 	if err != nil {
 		return err
@@ -59,7 +62,6 @@ func (a *app) runPlan(ctx context.Context, g *global, c *cli.Context, build func
 	if !a.quiet {
 		a.showPlan(a.stderr, plan, out, g.verbose)
 	}
-	// The collector works harder rather than letting buffers that were freed pile up.
 	debug.SetMemoryLimit(plan.Schedule.Memory + 32<<20)
 	var progress convert.Progress
 	stop := a.showProgress(&progress, plan, g)
@@ -83,6 +85,9 @@ func (a *app) runPlan(ctx context.Context, g *global, c *cli.Context, build func
 	}
 	return nil
 }
+
+// collectorPercent is how much garbage may stand beside what lives before it is collected.
+const collectorPercent = 20
 
 // plainInterval is the time between lines of plain progress.
 const plainInterval = 5 * time.Second
