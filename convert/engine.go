@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/nf4conv/nf4conv/kernels"
+	"github.com/nf4conv/nf4conv/nf4"
 )
 
 // Engine is a device that does the arithmetic of jobs.
@@ -41,7 +42,7 @@ type JobSpec struct {
 	To          kernels.Float // format after the cast; equal to Read when there is none
 	Check       bool          // refuse NaN and infinities, before and after the cast
 	Quantize    bool
-	Codebook    Codebook
+	Type        nf4.Type
 	BlockSize   int
 	DoubleQuant bool
 }
@@ -53,11 +54,14 @@ type Transform interface {
 	// scratch is used again. A value that Check refuses is a *ValueError. An engine whose
 	// device fails returns a *DeviceError.
 	Chunk(s Scratch, first int64, in []byte) ([]byte, error)
-	// Finish is called once, after all chunks, for a quantize job: it hands the other
-	// parts to emit, in pieces at rising offsets, and reports. PartQuantState is not
-	// among them; the offset of double quantization is in the report.
-	Finish(emit func(part Part, offset int64, p []byte) error) (Report, error)
+	// Finish is called once, after all chunks, for a quantize job, with the scratch of the
+	// worker that did the last of them: it hands the other parts to emit, as Scales.Emit does,
+	// and reports.
+	Finish(s Scratch, emit Emit) (Report, error)
 }
+
+// Emit takes a piece of a part at a byte offset; the pieces of a part come at rising offsets.
+type Emit func(part Part, offset int64, p []byte) error
 
 // Report is what a quantize job says of itself.
 type Report struct {

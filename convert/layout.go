@@ -139,7 +139,7 @@ func quantizedOutputs(name string, w *work) []Placement {
 	if w.doubleQuant {
 		out[1].DType = "U8"
 		out = append(out,
-			Placement{Part: PartNestedAbsmax, Tensor: name + bnb.NestedAbsmaxSuffix, DType: "F32", Shape: []int64{(nb + doublequant.BlockSize - 1) / doublequant.BlockSize}},
+			Placement{Part: PartNestedAbsmax, Tensor: name + bnb.NestedAbsmaxSuffix, DType: "F32", Shape: []int64{doublequant.Groups(nb)}},
 			Placement{Part: PartNestedQuantMap, Tensor: name + bnb.NestedQuantMapSuffix, DType: "F32", Shape: []int64{256}})
 	}
 	out = append(out, Placement{Part: PartQuantState, Tensor: name + bnb.StateSuffix(w.typ), DType: "U8", Shape: []int64{int64(state.MaxJSONLen())}})

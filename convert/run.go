@@ -266,11 +266,7 @@ func (w *work) outBytes(n int64) int64 {
 }
 
 func (w *work) spec() JobSpec {
-	s := JobSpec{Elems: w.elems, Read: w.read, To: w.to, Check: w.check, Quantize: w.quantize, BlockSize: w.blockSize, DoubleQuant: w.doubleQuant}
-	if w.quantize {
-		s.Codebook = w.typ.Codebook()
-	}
-	return s
+	return JobSpec{Elems: w.elems, Read: w.read, To: w.to, Check: w.check, Quantize: w.quantize, Type: w.typ, BlockSize: w.blockSize, DoubleQuant: w.doubleQuant}
 }
 
 // process does one chunk, and the end of its job when it is the last.
@@ -308,15 +304,15 @@ func (r *runner) process(b *buffers, s Scratch, c chunk) error {
 	if j.left.Add(-1) > 0 {
 		return nil
 	}
-	return r.finishJob(b, j)
+	return r.finishJob(b, s, j)
 }
 
 // finishJob writes the parts that need the whole weight and the journal line.
-func (r *runner) finishJob(b *buffers, j *jobRun) error {
+func (r *runner) finishJob(b *buffers, s Scratch, j *jobRun) error {
 	w := &j.work
 	rec := Record{Job: j.index, Name: w.job.Name}
 	if w.quantize {
-		rep, err := j.transform.Finish(func(part Part, offset int64, p []byte) error {
+		rep, err := j.transform.Finish(s, func(part Part, offset int64, p []byte) error {
 			k := w.job.placement(part)
 			if err := r.out.write(&w.job.Outputs[k], offset, p); err != nil {
 				return err

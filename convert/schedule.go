@@ -165,7 +165,7 @@ func (w *work) jobBytes() int64 {
 	nb := nf4.NumBlocks(w.elems, w.blockSize)
 	n := 4*nb + sampleBytes(nb)
 	if w.doubleQuant {
-		n += nb + 4*((nb+doublequant.BlockSize-1)/doublequant.BlockSize)
+		n += nb + 4*doublequant.Groups(nb)
 	}
 	return n
 }

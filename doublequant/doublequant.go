@@ -18,6 +18,9 @@ import (
 // know no other.
 const BlockSize = 256
 
+// Groups is the number of nested absmax for n absmax.
+func Groups(n int64) int64 { return (n + BlockSize - 1) / BlockSize }
+
 // tiny keeps the reciprocal of a group that is all zero finite.
 const tiny = float32(1e-38)
 
