@@ -74,8 +74,8 @@ func ClassOf(err error) Class {
 		return Interrupted
 	}
 	var pe *fs.PathError
-	var le *syscall.Errno
-	if errors.As(err, &pe) || errors.As(err, &le) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+	var errno syscall.Errno // within the errors of os.Rename and os.NewSyscallError, too
+	if errors.As(err, &pe) || errors.As(err, &errno) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return IO
 	}
 	return Internal
