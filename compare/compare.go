@@ -307,7 +307,7 @@ func finite(v float64) float64 {
 func open(c *hf.Checkpoint) (*weights.Set, error) {
 	set, err := weights.Open(c)
 	if err == nil && c.Config() != nil && arch.Unfused(c.Config().Map()) {
-		set = weights.Unfuse(set)
+		return weights.Unfuse(set)
 	}
 	return set, err
 }

@@ -38,7 +38,9 @@ func Quantize(src *hf.Checkpoint, o QuantizeOptions) (*Plan, error) {
 			"quantize the 16-bit original, or run `nf4conv dequantize` first if only this exists")
 	}
 	if arch.Unfused(configMap(src)) {
-		set = weights.Unfuse(set)
+		if set, err = weights.Unfuse(set); err != nil {
+			return nil, err
+		}
 	}
 	model, err := arch.Describe(configMap(src), tensorInfos(set), o.StrictArch)
 	if err != nil {

@@ -3,6 +3,7 @@ package weights
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nf4conv/nf4conv/formats/hf"
@@ -10,58 +11,105 @@ import (
 )
 
 // Fuse is the inverse of [Unfuse]: the linear layers of experts become fused matrices
-// again. It fails with fault.Input when an expert lacks a layer or shapes differ.
+// again, each at the place of its first layer. It fails with fault.Input when an expert
+// lacks a layer, shapes differ, or a matrix is there in both forms.
 func Fuse(s *Set) (*Set, error) {
+	made, err := s.fuseAll()
+	if err != nil {
+		return nil, err
+	}
 	out := &Set{byName: map[string]int{}, scheme: s.scheme}
 	for _, t := range s.tensors {
-		var name string
-		var leaves []string
-		prefix, rest, _ := strings.Cut(t.Name(), ".experts.")
-		switch rest {
-		case "0.gate_proj.weight":
-			name, leaves = prefix+".experts.gate_up_proj", []string{"gate_proj", "up_proj"}
-		case "0.down_proj.weight":
-			name, leaves = prefix+".experts.down_proj", []string{"down_proj"}
-		}
-		if leaves != nil {
-			f, err := s.fuse(name, prefix, leaves)
-			if err != nil {
-				return nil, err
+		_, rest, _ := strings.Cut(t.Name(), ".experts.")
+		if _, _, ok := expertLayer(rest); ok {
+			f, first := made[t.Name()]
+			if !first {
+				continue
 			}
 			t = f
-		} else if isExpertLayer(rest) {
-			continue // part of a matrix that stands at the place of its first layer
 		}
-		out.byName[t.Name()] = len(out.tensors)
-		out.tensors = append(out.tensors, t)
+		if err := out.add(t); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
 }
 
-// isExpertLayer tells whether what follows ".experts." names a layer that Unfuse makes.
-func isExpertLayer(rest string) bool {
-	number, leaf, _ := strings.Cut(rest, ".")
-	return number != "" && strings.Trim(number, "0123456789") == "" &&
-		slices.Contains([]string{"gate_proj.weight", "up_proj.weight", "down_proj.weight"}, leaf)
+// fusedLeaves are the fused matrices of a group of experts and the layers they hold.
+var fusedLeaves = []struct {
+	name   string
+	leaves []string
+}{
+	{"gate_up_proj", []string{"gate_proj", "up_proj"}}, {"down_proj", []string{"down_proj"}},
+}
+
+// expertLayer splits what follows ".experts." in the name of a layer that Unfuse makes:
+// "7.up_proj.weight".
+func expertLayer(rest string) (number, leaf string, ok bool) {
+	number, leaf, _ = strings.Cut(rest, ".")
+	leaf, ok = strings.CutSuffix(leaf, ".weight")
+	return number, leaf, ok && number != "" && strings.Trim(number, "0123456789") == "" && slices.Contains([]string{"gate_proj", "up_proj", "down_proj"}, leaf)
+}
+
+// fuseAll makes the fused matrices, by the names of their first layers. Every layer of
+// every expert goes into one.
+func (s *Set) fuseAll() (map[string]Tensor, error) {
+	type group struct {
+		experts int
+		leaves  map[string]bool
+	}
+	groups := map[string]*group{}
+	var order []string
+	for _, t := range s.tensors {
+		prefix, rest, _ := strings.Cut(t.Name(), ".experts.")
+		number, leaf, ok := expertLayer(rest)
+		if !ok {
+			continue
+		}
+		e, err := strconv.Atoi(number)
+		if err != nil || strconv.Itoa(e) != number || e >= len(s.tensors) {
+			return nil, refuse(t.Sources()[0], "expected the number of an expert, found %q", number)
+		}
+		g := groups[prefix]
+		if g == nil {
+			g = &group{leaves: map[string]bool{}}
+			groups[prefix], order = g, append(order, prefix)
+		}
+		g.experts, g.leaves[leaf] = max(g.experts, e+1), true
+	}
+	made := map[string]Tensor{}
+	for _, prefix := range order {
+		for _, fl := range fusedLeaves {
+			if !slices.ContainsFunc(fl.leaves, func(l string) bool { return groups[prefix].leaves[l] }) {
+				continue
+			}
+			f, err := s.fuse(prefix+".experts."+fl.name, prefix, fl.leaves, groups[prefix].experts)
+			if err != nil {
+				return nil, err
+			}
+			made[f.parts[0].Name()] = f
+		}
+	}
+	return made, nil
 }
 
 // fuse gathers the layers of one fused matrix.
-func (s *Set) fuse(name, prefix string, leaves []string) (*fusedExperts, error) {
+func (s *Set) fuse(name, prefix string, leaves []string, experts int) (*fusedExperts, error) {
 	f := &fusedExperts{name: name, perExpert: len(leaves)}
-	for e := 0; ; e++ {
-		if _, ok := s.Lookup(fmt.Sprintf("%s.experts.%d.%s.weight", prefix, e, leaves[0])); !ok {
-			break
-		}
+	for e := range experts {
 		for _, leaf := range leaves {
 			n := fmt.Sprintf("%s.experts.%d.%s.weight", prefix, e, leaf)
 			t, ok := s.Lookup(n)
 			if !ok {
-				return nil, fault.Inputf("reading tensor %q: it is missing, %q is there", n, f.parts[len(f.parts)-1].Name())
+				return nil, fault.Inputf("reading tensor %q: it is missing, though layers of experts up to number %d are there", n, experts-1)
 			}
 			if len(f.parts) == 0 {
 				f.layer = t.Shape()
+				if len(f.layer) != 2 {
+					return nil, refuse(t.Sources()[0], "shape is %v; expected a matrix", f.layer)
+				}
 			}
-			if !slices.Equal(t.Shape(), f.layer) || len(f.layer) != 2 {
+			if !slices.Equal(t.Shape(), f.layer) {
 				return nil, refuse(t.Sources()[0], "shape is %v; expected a matrix of the same shape %v as %q", t.Shape(), f.layer, f.parts[0].Name())
 			}
 			f.parts = append(f.parts, t)

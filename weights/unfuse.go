@@ -13,23 +13,22 @@ import (
 //	                                           P.experts.N.up_proj.weight   [inner, in]
 //	P.experts.down_proj    [E, inner, out]  -> P.experts.N.down_proj.weight [out, inner]
 //
-// Sets without such tensors are returned as they are.
-func Unfuse(s *Set) *Set {
+// Sets without such tensors are returned as they are. It fails with fault.Input when an
+// expert is there in both forms.
+func Unfuse(s *Set) (*Set, error) {
 	out := &Set{byName: map[string]int{}, scheme: s.scheme}
-	add := func(t Tensor) {
-		out.byName[t.Name()] = len(out.tensors)
-		out.tensors = append(out.tensors, t)
-	}
 	for _, t := range s.tensors {
 		parts := unfuse(t)
 		if parts == nil {
-			add(t)
+			parts = []Tensor{t}
 		}
 		for _, p := range parts {
-			add(p)
+			if err := out.add(p); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return out
+	return out, nil
 }
 
 func unfuse(t Tensor) []Tensor {

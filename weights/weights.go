@@ -40,7 +40,7 @@ type Set struct {
 	scheme  string
 }
 
-// Tensors are in source order: at the place of their first physical tensor.
+// Tensors are in source order: at the place of the physical tensor with the most bytes.
 func (s *Set) Tensors() []Tensor { return s.tensors }
 
 // Lookup finds a logical tensor by name.
@@ -97,6 +97,9 @@ func Open(c *hf.Checkpoint) (*Set, error) {
 			return nil, err
 		}
 		if l != nil {
+			if len(four) > 0 {
+				return nil, refuse(t, "%s beside bitsandbytes 4-bit weights; expected one way of quantizing", l.Storage())
+			}
 			take(scheme, l)
 		}
 	}
@@ -109,13 +112,22 @@ func Open(c *hf.Checkpoint) (*Set, error) {
 		default:
 			l = plain{t}
 		}
-		if k, twice := s.byName[l.Name()]; twice {
-			return nil, fault.Inputf("reading %q: tensor %q is there twice, as %s and as %s", c.Path(), l.Name(), s.tensors[k].Storage(), l.Storage())
+		if err := s.add(l); err != nil {
+			return nil, err
 		}
-		s.byName[l.Name()] = len(s.tensors)
-		s.tensors = append(s.tensors, l)
 	}
 	return s, nil
+}
+
+// add appends a tensor whose name must be new.
+func (s *Set) add(t Tensor) error {
+	if k, twice := s.byName[t.Name()]; twice {
+		return fault.Inputf("reading %q: tensor %q is there twice, as %s and as %s",
+			t.Sources()[0].File.Path(), t.Name(), s.tensors[k].Storage(), t.Storage())
+	}
+	s.byName[t.Name()] = len(s.tensors)
+	s.tensors = append(s.tensors, t)
+	return nil
 }
 
 // plain is a tensor stored as it is.
