@@ -23,14 +23,19 @@ const scaleSuffix = "_scale_inv"
 // newFP8 returns nil when t is neither an FP8 weight nor a scale.
 func newFP8(c *hf.Checkpoint, t hf.Tensor) (Tensor, error) {
 	if name, ok := strings.CutSuffix(t.Name, scaleSuffix); ok {
-		if _, found := c.Lookup(name); !found {
+		switch w, found := c.Lookup(name); {
+		case !found:
 			return nil, refuse(t, "the weight %q it scales is missing", name)
+		case w.DType != "F8_E4M3": // FP8 kept as U8, or values that are scaled already
+			return nil, refuse(t, "the weight %q it scales is %s; expected F8_E4M3", name, w.DType)
 		}
 	}
 	switch t.DType {
 	case "F8_E4M3":
 	case "F8_E5M2":
 		return nil, refuse(t, "float8_e5m2 weights are not read; expected float8_e4m3fn with %s", scaleSuffix)
+	case "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "F6_E2M3", "F6_E3M2", "F4":
+		return nil, refuse(t, "%s tensors are not read; expected F8_E4M3 with %s", t.DType, scaleSuffix)
 	default:
 		return nil, nil
 	}
@@ -57,13 +62,17 @@ func newFP8(c *hf.Checkpoint, t hf.Tensor) (Tensor, error) {
 	return &fp8{t, scale, rows, cols}, nil
 }
 
-// fp8Block is weight_block_size of the quantization config; 128x128 when not said.
+// fp8Block is weight_block_size of the quantization config, which composite models may
+// keep with their text model; 128x128 when not said.
 func fp8Block(c *hf.Checkpoint) (rows, cols int64, err error) {
 	rows, cols = 128, 128
 	if c.Config() == nil {
 		return rows, cols, nil
 	}
 	v, ok := c.Config().Get("quantization_config", "weight_block_size")
+	if !ok || v == nil {
+		v, ok = c.Config().Get("text_config", "quantization_config", "weight_block_size")
+	}
 	if !ok || v == nil {
 		return rows, cols, nil
 	}

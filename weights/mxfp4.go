@@ -25,8 +25,11 @@ const (
 // newMXFP4 returns nil when t has nothing to do with MXFP4.
 func newMXFP4(c *hf.Checkpoint, t hf.Tensor) (Tensor, error) {
 	if name, ok := strings.CutSuffix(t.Name, scalesSuffix); ok && t.DType == "U8" {
-		if _, found := c.Lookup(name + blocksSuffix); !found {
+		switch b, found := c.Lookup(name + blocksSuffix); {
+		case !found:
 			return nil, refuse(t, "the MXFP4 blocks %q it scales are missing", name+blocksSuffix)
+		case b.DType != "U8":
+			return nil, refuse(b, "dtype %s; MXFP4 blocks are U8", b.DType)
 		}
 	}
 	name, ok := strings.CutSuffix(t.Name, blocksSuffix)

@@ -58,7 +58,10 @@ func Foreign(c *hf.Checkpoint) string {
 }
 
 func foreignMethod(m map[string]any, compressed bool) string {
-	method, _ := m["quant_method"].(string)
+	method, isText := m["quant_method"].(string)
+	if !isText && m["quant_method"] != nil {
+		return fmt.Sprintf("a method called %v", m["quant_method"])
+	}
 	eight, _ := m["load_in_8bit"].(bool)
 	switch {
 	case compressed:
