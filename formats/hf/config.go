@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -21,6 +22,7 @@ const (
 // those of the file. Values are immutable; Set and Delete return copies.
 type Config struct {
 	keys []string
+	text map[string][]byte // the keys as they are spelled, with quotes and escapes
 	raw  map[string]json.RawMessage
 	tree map[string]any
 }
@@ -38,22 +40,24 @@ func ParseConfig(b []byte) (*Config, error) {
 		return nil, err
 	}
 	dec := json.NewDecoder(bytes.NewReader(b))
-	c := &Config{raw: map[string]json.RawMessage{}}
+	c := &Config{text: map[string][]byte{}, raw: map[string]json.RawMessage{}}
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return nil, errors.New("expected a JSON object")
 	}
 	for dec.More() {
+		before := dec.InputOffset()
 		t, err := dec.Token()
 		if err != nil {
 			return nil, err
 		}
+		text := bytes.TrimLeft(b[before:dec.InputOffset()], ", \t\r\n")
 		var v json.RawMessage
 		if err := dec.Decode(&v); err != nil {
 			return nil, err
 		}
 		key := t.(string)
 		c.keys = append(c.keys, key)
-		c.raw[key] = v
+		c.text[key], c.raw[key] = bytes.Clone(text), v
 	}
 	return c, c.index()
 }
@@ -158,9 +162,17 @@ func (c *Config) Raw(key string) (json.RawMessage, bool) { r, ok := c.raw[key]; 
 func (c *Config) Set(key string, raw json.RawMessage) *Config {
 	d := c.clone()
 	if _, there := d.raw[key]; !there {
+		text, err := json.Marshal(key)
+		if err != nil {
+			panic("hf: internal error: " + err.Error())
+		}
 		d.keys = append(d.keys, key)
+		d.text[key] = text
 	}
-	d.raw[key] = raw
+	if !json.Valid(raw) {
+		panic("hf: internal error: no JSON for key " + key)
+	}
+	d.raw[key] = bytes.Clone(raw)
 	if err := d.index(); err != nil {
 		panic("hf: internal error: " + err.Error())
 	}
@@ -171,24 +183,18 @@ func (c *Config) Set(key string, raw json.RawMessage) *Config {
 func (c *Config) Delete(key string) *Config {
 	d := c.clone()
 	d.keys = slices.DeleteFunc(d.keys, func(k string) bool { return k == key })
+	delete(d.text, key)
 	delete(d.raw, key)
 	delete(d.tree, key)
 	return d
 }
 
 func (c *Config) clone() *Config {
-	d := &Config{keys: slices.Clone(c.keys), raw: make(map[string]json.RawMessage, len(c.raw)), tree: make(map[string]any, len(c.tree))}
-	for k, v := range c.raw {
-		d.raw[k] = v
-	}
-	for k, v := range c.tree {
-		d.tree[k] = v
-	}
-	return d
+	return &Config{keys: slices.Clone(c.keys), text: maps.Clone(c.text), raw: maps.Clone(c.raw), tree: maps.Clone(c.tree)}
 }
 
 // Encode is the file's text: two spaces a level, a newline at the end, the text of
-// numbers and strings untouched.
+// keys, numbers and strings untouched.
 func (c *Config) Encode() []byte {
 	var b bytes.Buffer
 	b.WriteByte('{')
@@ -196,11 +202,7 @@ func (c *Config) Encode() []byte {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		key, err := json.Marshal(k)
-		if err != nil {
-			panic("hf: internal error: " + err.Error())
-		}
-		b.Write(key)
+		b.Write(c.text[k])
 		b.WriteByte(':')
 		b.Write(c.raw[k])
 	}

@@ -2,6 +2,7 @@ package hf
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -25,7 +26,12 @@ func (c *Checkpoint) weightFiles() ([]string, error) {
 		}
 	}
 	if _, err := os.Lstat(filepath.Join(c.path, indexName)); err == nil {
-		return c.indexedFiles()
+		paths, err := c.indexedFiles()
+		if single := filepath.Join(c.path, singleName); err == nil && slices.Contains(found, singleName) && !slices.Contains(paths, single) {
+			c.warnings = append(c.warnings, fmt.Sprintf(
+				"%q: %s and %s are both there; the files that the index names are read, transformers would read the single one", c.path, singleName, indexName))
+		}
+		return paths, err
 	}
 	switch {
 	case slices.Contains(found, singleName):
@@ -73,6 +79,12 @@ func (c *Checkpoint) weightMap() (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseIndex(path, b)
+}
+
+// parseIndex reads the text of an index: the file of every tensor. Names of files have no
+// directories in them, so that none lies outside the checkpoint.
+func parseIndex(path string, b []byte) (map[string]string, error) {
 	cfg, err := ParseConfig(b)
 	if err != nil {
 		return nil, errorf("reading %q: %w", path, err)
