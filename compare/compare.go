@@ -6,6 +6,7 @@ package compare
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -50,7 +51,9 @@ type Tensor struct {
 	StorageB string  `json:"storage_b"`
 	ShapeA   []int64 `json:"shape_a"`
 	ShapeB   []int64 `json:"shape_b"`
-	// Kind is "shape", "bytes" (values that are not read as numbers) or "values".
+	// Kind is "shape", "bytes" (values that are not read as numbers) or "values". Two NaN are
+	// equal, and so are two infinities of one sign; figures that such values on one side only
+	// make infinite or no number are the largest float64.
 	Kind      string  `json:"kind"`
 	Different int64   `json:"different"`  // elements whose values differ
 	MaxAbs    float64 `json:"max_abs"`    // largest |a-b|
@@ -124,9 +127,7 @@ func (r *Result) collect(found []*Tensor) {
 			norm2 += t.norm2
 		}
 	}
-	if norm2 > 0 {
-		r.RelError = math.Sqrt(diff2 / norm2)
-	}
+	r.RelError = ratio(math.Sqrt(diff2), math.Sqrt(norm2))
 	sort.SliceStable(r.Tensors, func(i, j int) bool {
 		if r.Tensors[i].RelError != r.Tensors[j].RelError {
 			return r.Tensors[i].RelError > r.Tensors[j].RelError
@@ -164,7 +165,11 @@ func compact(c *hf.Config, key string) []byte {
 	if !ok {
 		return nil
 	}
-	return bytes.Join(bytes.Fields(raw), nil)
+	var b bytes.Buffer
+	if err := json.Compact(&b, raw); err != nil { // it was parsed
+		panic("compare: internal error: " + err.Error())
+	}
+	return b.Bytes()
 }
 
 // conv1dNames are the weights that 16-bit checkpoints of this architecture store
@@ -220,7 +225,7 @@ func isNumbers(t weights.Tensor) bool {
 
 func compareBytes(a, b weights.Tensor, t *Tensor) error {
 	x, y := a.Sources()[0], b.Sources()[0]
-	if x.DType != y.DType {
+	if x.DType != y.DType || x.Bytes() != y.Bytes() { // elements of an unknown dtype may have any size
 		return nil
 	}
 	const piece = 1 << 18
@@ -266,7 +271,11 @@ func (t *Tensor) values(ctx context.Context, a, b weights.Tensor) error {
 		for i := range k {
 			u, v := float64(x[i]), float64(y[i])
 			d := u - v
-			if x[i] != y[i] && (u == u || v == v) {
+			if u == v || u != u && v != v {
+				if d != 0 {
+					continue // both NaN, or the same infinity: equal, and in no sum
+				}
+			} else {
 				t.Different++
 			}
 			t.MaxAbs = max(t.MaxAbs, math.Abs(d))
@@ -281,7 +290,10 @@ func (t *Tensor) values(ctx context.Context, a, b weights.Tensor) error {
 	t.RelError = ratio(math.Sqrt(t.diff2), math.Sqrt(t.norm2))
 	t.Cosine = ratio(dot, math.Sqrt(t.norm2)*math.Sqrt(normB2))
 	t.Gain = ratio(dot, t.norm2)
-	if t.diff2 > 0 && t.norm2 > 0 {
+	switch {
+	case finite(t.diff2) != t.diff2 || finite(t.norm2) != t.norm2:
+		t.SQNR = -math.MaxFloat64
+	case t.diff2 > 0 && t.norm2 > 0:
 		t.SQNR = 10 * math.Log10(t.norm2/t.diff2)
 	}
 	t.MaxAbs = finite(t.MaxAbs)
@@ -296,8 +308,12 @@ func ratio(a, b float64) float64 {
 	return finite(a / b)
 }
 
+// finite is v, or the largest number of its sign where v is infinite or none.
 func finite(v float64) float64 {
-	if math.IsNaN(v) || math.IsInf(v, 0) {
+	switch {
+	case math.IsInf(v, -1):
+		return -math.MaxFloat64
+	case math.IsNaN(v) || math.IsInf(v, 1):
 		return math.MaxFloat64
 	}
 	return v

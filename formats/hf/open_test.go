@@ -170,7 +170,7 @@ func TestOpenLinks(t *testing.T) {
 
 // Every file of the directory is either carried or left with a reason.
 func TestSideFiles(t *testing.T) {
-	carried := []string{"LICENSE", "README.md", "additional_chat_templates/tools.jinja", "chat_template.jinja", "generation_config.json", "merges.txt", "modeling_x.py", "sub/.hidden", "sub/dir/x.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json"}
+	carried := []string{"LICENSE", "README.md", "additional_chat_templates/tools.jinja", "chat_template.jinja", "generation_config.json", "merges.txt", "modeling_x.py", "sub.json", "sub/.hidden", "sub/dir/x.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json"}
 	left := map[string]string{
 		"original/": "weights in the publisher's own format", ".cache/": "a hidden directory", "sub/.git/": "a hidden directory", "out.partial/": "an unfinished output",
 		"checkpoint-500/": "a record of training", "runs/": "a record of training", "onnx/": "weights in another format",
