@@ -147,6 +147,7 @@ func TestAnyNumberOfWorkers(t *testing.T) {
 	var as, bs []formatstest.Tensor
 	var diff2, norm2 float64
 	var names []string
+	cosine := map[string]float64{}
 	for i, n := range []int{2*chunk + 1, chunk, 77, chunk - 1, 1} {
 		x, y := make([]float32, n), make([]float32, n)
 		for k := range x {
@@ -156,10 +157,13 @@ func TestAnyNumberOfWorkers(t *testing.T) {
 		x[n-1] = y[n-1] + float32(i+1)
 		d := float64(x[n-1]) - float64(y[n-1])
 		diff2 += d * d
-		for _, v := range x {
-			norm2 += float64(v) * float64(v)
+		var xx, yy, xy float64
+		for k, v := range x {
+			xx, yy, xy = xx+float64(v)*float64(v), yy+float64(y[k])*float64(y[k]), xy+float64(v)*float64(y[k])
 		}
+		norm2 += xx
 		name := fmt.Sprintf("t%d", i)
+		cosine[name] = xy / math.Sqrt(xx*yy)
 		as, bs = append(as, f32(name, []int64{int64(n)}, x...)), append(bs, f32(name, []int64{int64(n)}, y...))
 		names = append(names, name)
 	}
@@ -170,6 +174,9 @@ func TestAnyNumberOfWorkers(t *testing.T) {
 	for i := range want.Tensors {
 		if want.Tensors[i].Different != 1 {
 			t.Errorf("%s: %d values differ, want the last one", want.Tensors[i].Name, want.Tensors[i].Different)
+		}
+		if got := want.Tensors[i]; math.Abs(got.Cosine-cosine[got.Name]) > 1e-12 {
+			t.Errorf("%s: cosine %v, want %v", got.Name, got.Cosine, cosine[got.Name])
 		}
 		if i > 0 && want.Tensors[i].RelError > want.Tensors[i-1].RelError {
 			t.Errorf("%s comes after a smaller error", want.Tensors[i].Name)

@@ -212,10 +212,7 @@ func (r *Report) fourBit(c *hf.Checkpoint) error {
 	if err != nil {
 		return err
 	}
-	qc, err := bnb.ParseQuantizationConfig(c.Config())
-	if err != nil {
-		return err
-	}
+	qc, bad := bnb.ParseQuantizationConfig(c.Config())
 	q := &Quantization{Modules: len(ws), SkipModules: []string{}}
 	names := map[string]bool{}
 	for i := range ws {
@@ -227,6 +224,10 @@ func (r *Report) fourBit(c *hf.Checkpoint) error {
 		names[ws[i].Name] = true
 	}
 	r.Quantization = q
+	if bad != nil {
+		r.Warnings = append(r.Warnings, bad.Error()+": transformers will not load it")
+		return nil
+	}
 	if qc == nil {
 		r.Warnings = append(r.Warnings, "the tensors are bitsandbytes 4-bit, but config.json has no quantization_config: transformers will not load it")
 		return nil
@@ -254,7 +255,7 @@ func (r *Report) askLoaders(c *hf.Checkpoint, qc *bnb.QuantizationConfig, four m
 	}
 	m, err := arch.Describe(c.Config().Map(), infos, false)
 	if err != nil {
-		return err
+		return nil //nolint:nilerr // Refused says it, and what no loader would load is not asked of any
 	}
 	for _, l := range []arch.Loader{arch.Transformers5, arch.Transformers4, arch.VLLM} {
 		match, err := bnb.NewMatcher(l, qc.SkipModules)
