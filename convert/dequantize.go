@@ -69,7 +69,7 @@ func Dequantize(src *hf.Checkpoint, o DequantizeOptions) (*Plan, error) {
 		p.Jobs = append(p.Jobs, j)
 	}
 	if cfg := src.Config(); cfg != nil {
-		cfg = withDType(cfg.Delete("quantization_config"), dtype)
+		cfg = withDType(unquantized(cfg).Delete("quantization_config"), dtype)
 		p.Texts = append(p.Texts, Text{Name: "config.json", Content: string(cfg.Encode())})
 	}
 	return p, p.finish(o.FileName, o.MaxShardSize, o.Resources)

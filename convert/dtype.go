@@ -58,6 +58,20 @@ func ownDType(src *hf.Checkpoint, set *weights.Set) (kernels.Float, error) {
 	return best, nil
 }
 
+// unquantized takes out what the text model of a composite configuration says of the
+// source's own quantization; the top-level key is the caller's.
+func unquantized(cfg *hf.Config) *hf.Config {
+	raw, _ := cfg.Raw("text_config")
+	part, err := hf.ParseConfig(raw)
+	if err != nil { // there is none
+		return cfg
+	}
+	if _, there := part.Raw("quantization_config"); !there {
+		return cfg
+	}
+	return cfg.Set("text_config", json.RawMessage(part.Delete("quantization_config").Encode()))
+}
+
 var dtypeKeys = []string{"dtype", "torch_dtype"}
 
 // withDType makes config.json say dtype, under the key it uses already.

@@ -27,7 +27,7 @@ type QuantizeOptions struct {
 
 // DequantizeOptions are the options that the bytes of a dequantized checkpoint depend on.
 type DequantizeOptions struct {
-	DType        string `json:"dtype"` // auto (the dtype each weight was quantized from), bfloat16, float16 or float32
+	DType        string `json:"dtype"` // auto (what config.json says, or most of the other tensors have), bfloat16, float16 or float32
 	MaxShardSize int64  `json:"max_shard_size"`
 	FileName     string `json:"file_name,omitempty"`
 	Resources    `json:"-"`

@@ -135,7 +135,7 @@ func keepSteps(j *Job, at *arch.Tensor, stored, dtype kernels.Float) {
 // quantizedConfig is the source's config.json with the dtype of the output and the
 // quantization config in place of whatever was there.
 func quantizedConfig(cfg *hf.Config, dtype kernels.Float, skip []string, o QuantizeOptions) *hf.Config {
-	cfg = withDType(cfg, dtype)
+	cfg = withDType(unquantized(cfg), dtype)
 	qc := bnb.NewQuantizationConfig(o.Type, o.DoubleQuant, dtype, skip)
 	return cfg.Set("quantization_config", qc.JSON())
 }
