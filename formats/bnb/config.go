@@ -27,14 +27,17 @@ func NewQuantizationConfig(t nf4.Type, doubleQuant bool, dtype kernels.Float, sk
 // JSON is the object with the 13 keys that transformers writes (BitsAndBytesConfig.to_dict),
 // in its order. llm_int8_threshold is spelled 6.0: transformers refuses an integer.
 func (c QuantizationConfig) JSON() json.RawMessage {
-	skip, err := json.Marshal(c.SkipModules)
-	if err != nil {
-		panic("bnb: internal error: " + err.Error())
+	text := func(v any) json.RawMessage { // %q would be Go's escapes, which JSON has not all
+		b, err := json.Marshal(v)
+		if err != nil {
+			panic("bnb: internal error: " + err.Error())
+		}
+		return b
 	}
-	return fmt.Appendf(nil, `{"_load_in_4bit": true, "_load_in_8bit": false, "bnb_4bit_compute_dtype": %q, "bnb_4bit_quant_storage": %q, `+
-		`"bnb_4bit_quant_type": %q, "bnb_4bit_use_double_quant": %t, "llm_int8_enable_fp32_cpu_offload": false, `+
+	return fmt.Appendf(nil, `{"_load_in_4bit": true, "_load_in_8bit": false, "bnb_4bit_compute_dtype": %s, "bnb_4bit_quant_storage": %s, `+
+		`"bnb_4bit_quant_type": "%v", "bnb_4bit_use_double_quant": %t, "llm_int8_enable_fp32_cpu_offload": false, `+
 		`"llm_int8_has_fp16_weight": false, "llm_int8_skip_modules": %s, "llm_int8_threshold": 6.0, "load_in_4bit": true, `+
-		`"load_in_8bit": false, "quant_method": "bitsandbytes"}`, c.ComputeDType, c.Storage, c.Type, c.DoubleQuant, skip)
+		`"load_in_8bit": false, "quant_method": "bitsandbytes"}`, text(c.ComputeDType), text(c.Storage), c.Type, c.DoubleQuant, text(c.SkipModules))
 }
 
 // ParseQuantizationConfig reads the quantization_config of a bitsandbytes checkpoint;

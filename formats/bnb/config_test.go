@@ -122,3 +122,39 @@ func TestParseQuantizationConfig(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParseQuantizationConfig: what is read is written as something that reads the same,
+// and refused is only invalid input.
+func FuzzParseQuantizationConfig(f *testing.F) {
+	for _, s := range []string{
+		`{}`, `null`, `[]`, `{"load_in_4bit":true}`, `{"load_in_4bit":null}`, `{"quant_method":"gptq","load_in_4bit":true}`, `{"quant_method":"bitsandbytes","load_in_4bit":1}`,
+		`{"quant_method":"bitsandbytes","bnb_4bit_quant_type":"nf4","bnb_4bit_compute_dtype":"bfloat16","bnb_4bit_quant_storage":"uint8","llm_int8_skip_modules":["lm_head","<&>","\u00e9\u0007"]}`,
+		`{"quant_method":"bitsandbytes","bnb_4bit_compute_dtype":"\u0007\u007f\ud800","llm_int8_skip_modules":[]}`, `{"quant_method":"bitsandbytes","llm_int8_skip_modules":[null]}`,
+		string(bnb.NewQuantizationConfig(nf4.NF4, true, kernels.BF16, []string{"a"}).JSON()),
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		cfg, err := hf.ParseConfig([]byte(`{"quantization_config":` + string(b) + `}`))
+		if err != nil {
+			return
+		}
+		c, err := bnb.ParseQuantizationConfig(cfg)
+		if err != nil {
+			if fault.ClassOf(err) != fault.Input || c != nil {
+				t.Fatalf("%s: %+v, %v of class %v", b, c, err, fault.ClassOf(err))
+			}
+			return
+		}
+		if c == nil {
+			return
+		}
+		if !json.Valid(c.JSON()) {
+			t.Fatalf("%s is written as %s", b, c.JSON())
+		}
+		back, err := bnb.ParseQuantizationConfig(cfg.Set("quantization_config", c.JSON()))
+		if err != nil || !reflect.DeepEqual(c, back) {
+			t.Fatalf("%s is read as %+v, and written and read again as %+v, %v", b, c, back, err)
+		}
+	})
+}

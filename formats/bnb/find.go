@@ -3,7 +3,6 @@ package bnb
 import (
 	"bytes"
 	"fmt"
-	"path/filepath"
 	"strings"
 
 	"github.com/nf4conv/nf4conv/doublequant"
@@ -70,8 +69,11 @@ func Find(c *hf.Checkpoint) ([]Weight, error) {
 		}
 		out = append(out, w)
 	}
-	for name, t := range states {
-		return nil, refuse(t, "a quant state whose weight %q is missing", name)
+	for _, t := range c.Tensors() { // the first one: the order of a map is another every time
+		name, _, _ := strings.Cut(t.Name, stateSuffix)
+		if state, left := states[name]; left && state.Name == t.Name {
+			return nil, refuse(t, "a quant state whose weight %q is missing", name)
+		}
 	}
 	return out, checkStrays(c, out)
 }
@@ -166,7 +168,7 @@ func checkStrays(c *hf.Checkpoint, ws []Weight) error {
 		}
 		for _, suffix := range []string{AbsmaxSuffix, QuantMapSuffix, NestedAbsmaxSuffix, NestedQuantMapSuffix} {
 			if name, ok := strings.CutSuffix(t.Name, suffix); ok {
-				return fault.Inputf("reading %q: tensor %q: part of a 4-bit weight, but %q has no quant state", filepath.Base(t.File.Path()), t.Name, name)
+				return refuse(t, "part of a 4-bit weight, but %q has no quant state", name)
 			}
 		}
 	}
