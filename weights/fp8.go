@@ -12,6 +12,9 @@ import (
 // fp8 is a matrix of float8_e4m3fn with one scale per block of rows x cols elements: the
 // form of DeepSeek-V3, which transformers calls fine-grained FP8
 // (integrations/finegrained_fp8.py, Fp8Dequantize). A value is code * scale in float32.
+// Blocks at the right and lower edge may be short, as in DeepSeek's own code and vLLM;
+// transformers 5.23 divides rows and columns evenly among the scales instead, and refuses
+// what does not divide.
 type fp8 struct {
 	weight     hf.Tensor
 	scale      hf.Tensor
