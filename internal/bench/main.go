@@ -1,7 +1,8 @@
 // Command bench measures nf4conv as a whole process: time, rate and private memory of
-// conversions of a checkpoint of the size and shape of Llama 3.2 1B.
+// conversions of checkpoints of the size and shape of Llama 3.2 1B and Llama 3 8B.
 //
-//	go run ./internal/bench model DIR [-layers N]        write the checkpoint (2.47 GB)
+//	go run ./internal/bench model DIR [-shape 1b|8b] [-layers N]
+//	                                                     write the checkpoint (2.47 or 16.1 GB)
 //	go run ./internal/bench quantize DIR [-runs N] [-- FLAGS]
 //	                                                     convert it and print the figures
 //
@@ -25,7 +26,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("expected: model DIR [-layers N] | quantize DIR [-runs N] [-- FLAGS OF nf4conv quantize]")
+var errUsage = errors.New("expected: model DIR [-shape 1b|8b] [-layers N] | quantize DIR [-runs N] [-- FLAGS OF nf4conv quantize]")
 
 func run(ctx context.Context, args []string) error {
 	if len(args) < 2 {
@@ -35,12 +36,21 @@ func run(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet(verb, flag.ContinueOnError)
 	switch verb {
 	case "model":
-		layers := f.Int("layers", 16, "transformer layers; 16 are 1.24 billion parameters")
+		shape := f.String("shape", "1b", "1b or 8b: 1.24 or 8.03 billion parameters")
+		layers := f.Int("layers", 0, "transformer layers; 0: as many as the model has")
 		seed := f.Uint64("seed", 1, "of the random weights")
 		if err := f.Parse(args); err != nil {
 			return err
 		}
-		return fixtures.Write(dir, llama1B(*layers, *seed))
+		spec, ok := shapes[*shape]
+		if !ok {
+			return fmt.Errorf("-shape %q: expected 1b or 8b", *shape)
+		}
+		if spec.Seed = *seed; *layers > 0 {
+			spec.Layers = *layers
+		}
+		spec.Shards = max(1, spec.Layers*spec.Hidden/(5*2048))
+		return fixtures.Write(dir, spec)
 	case "quantize":
 		runs := f.Int("runs", 5, "how often; the median counts")
 		if err := f.Parse(args); err != nil {
@@ -51,10 +61,8 @@ func run(ctx context.Context, args []string) error {
 	return errUsage
 }
 
-// llama1B has the shape of Llama 3.2 1B but for its depth.
-func llama1B(layers int, seed uint64) fixtures.Spec {
-	return fixtures.Spec{
-		Arch: "llama", Layers: layers, Hidden: 2048, Intermediate: 8192, Heads: 32, KVHeads: 8, Vocab: 128256,
-		Tied: true, DType: "BF16", Shards: max(1, layers/5), Seed: seed,
-	}
+// shapes are those of Llama 3.2 1B and Llama 3 8B.
+var shapes = map[string]fixtures.Spec{
+	"1b": {Arch: "llama", Layers: 16, Hidden: 2048, Intermediate: 8192, Heads: 32, KVHeads: 8, Vocab: 128256, Tied: true, DType: "BF16"},
+	"8b": {Arch: "llama", Layers: 32, Hidden: 4096, Intermediate: 14336, Heads: 32, KVHeads: 8, Vocab: 128256, DType: "BF16"},
 }
