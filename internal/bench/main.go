@@ -3,7 +3,7 @@
 //
 //	go run ./internal/bench model DIR [-shape 1b|8b] [-layers N]
 //	                                                     write the checkpoint (2.47 or 16.1 GB)
-//	go run ./internal/bench quantize DIR [-runs N] [-- FLAGS]
+//	go run ./internal/bench quantize DIR [-binary FILE] [-runs N] [-- FLAGS]
 //	                                                     convert it and print the figures
 //
 // The figures that were seen are in docs/benchmarks.md.
@@ -26,7 +26,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("expected: model DIR [-shape 1b|8b] [-layers N] | quantize DIR [-runs N] [-- FLAGS OF nf4conv quantize]")
+var errUsage = errors.New("expected: model DIR [-shape 1b|8b] [-layers N] | quantize DIR [-binary FILE] [-runs N] [-- FLAGS OF nf4conv quantize]")
 
 func run(ctx context.Context, args []string) error {
 	if len(args) < 2 {
@@ -53,10 +53,11 @@ func run(ctx context.Context, args []string) error {
 		return fixtures.Write(dir, spec)
 	case "quantize":
 		runs := f.Int("runs", 5, "how often; the median counts")
+		binary := f.String("binary", "", "the program to measure; built when not given")
 		if err := f.Parse(args); err != nil {
 			return err
 		}
-		return quantize(ctx, dir, *runs, f.Args())
+		return quantize(ctx, dir, *binary, *runs, f.Args())
 	}
 	return errUsage
 }

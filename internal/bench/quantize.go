@@ -36,17 +36,19 @@ type runDoc struct {
 	} `json:"schedule"`
 }
 
-func quantize(ctx context.Context, model string, runs int, flags []string) error {
+func quantize(ctx context.Context, model, binary string, runs int, flags []string) error {
 	tmp, err := os.MkdirTemp("", "nf4conv-bench")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp) //nolint:errcheck // a temporary directory
-	binary := filepath.Join(tmp, "nf4conv")
-	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/nf4conv")
-	build.Env, build.Stderr = append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("building nf4conv: %w", err)
+	if binary == "" {
+		binary = filepath.Join(tmp, "nf4conv")
+		build := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/nf4conv")
+		build.Env, build.Stderr = append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
+		if err := build.Run(); err != nil {
+			return fmt.Errorf("building nf4conv: %w", err)
+		}
 	}
 	if err := warm(model); err != nil {
 		return err

@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Hold the 4-bit codes of a checkpoint against bitsandbytes' CUDA kernels.
+
+  cuda_codes.py SRC OUT [SRC OUT ...]
+
+OUT was made from SRC by `nf4conv quantize`. Every weight is quantized again by bitsandbytes on the GPU. Its kernels differ
+from its own definition on the CPU in three ways, which are counted apart: all-zero blocks (code 0 for that of 0.0), the
+short last block (a reciprocal for a division), and an approximate reciprocal, which shows in float16 and float32 sources
+alone. Everything else must be equal: exit 1 when it is not.
+"""
+import json
+import os
+import sys
+
+import torch
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import bitsandbytes.functional as F  # noqa: E402
+
+import reference  # noqa: E402
+from checkpoint import Checkpoint, source  # noqa: E402
+
+
+def nibbles(packed):
+    p = packed.reshape(-1)
+    return torch.stack([p >> 4, p & 15], dim=1).reshape(-1)
+
+
+def compare(src, out):
+    """(weights, codes, differing codes by cause, differing absmax) of a checkpoint"""
+    differ = {"zero block": 0, "short block": 0, "reciprocal": 0, "other": 0}
+    weights = codes = scales = 0
+    dtype = reference.DTYPES[out.dtype()]
+    for name, quant_type in out.quantized().items():
+        meta = json.loads(bytes(out.get(f"{name}.quant_state.bitsandbytes__{quant_type}").numpy()))
+        w = src.get(name)
+        w = (w.t() if reference.is_conv1d(src.config, name) else w).to(dtype).contiguous().reshape(-1)
+        bs, n = meta["blocksize"], w.numel()
+        packed, state = F.quantize_4bit(w.cuda(), blocksize=bs, quant_type=quant_type, compress_statistics=False)
+        theirs, ours = nibbles(packed.cpu())[:n], nibbles(out.get(name))[:n]
+        wrong = theirs != ours
+        block = torch.arange(n) // bs
+        zero = torch.zeros((n + bs - 1) // bs, dtype=torch.bool).index_put_((block[w != 0],), torch.tensor(True)).logical_not()[block]
+        short = block == n // bs
+        differ["zero block"] += int((wrong & zero & ~short).sum())
+        differ["short block"] += int((wrong & short).sum())
+        rest = int((wrong & ~zero & ~short).sum())
+        differ["other" if dtype == torch.bfloat16 else "reciprocal"] += rest
+        if out.get(name + ".absmax").dtype == torch.float32:
+            whole = n // bs
+            scales += int((out.get(name + ".absmax")[:whole] != state.absmax.cpu()[:whole]).sum())
+        weights, codes = weights + 1, codes + n
+    return weights, codes, differ, scales
+
+
+def main():
+    bad = 0
+    for src, out in zip(sys.argv[1::2], sys.argv[2::2]):
+        weights, codes, differ, scales = compare(source(src), Checkpoint(out))
+        wrong = differ["other"] or scales or differ["reciprocal"] > 1e-5 * codes + 2
+        bad += bool(wrong)
+        print(f"{'FAIL' if wrong else 'ok':4} {os.path.basename(out):32} {weights} weights, {codes} codes; differing {differ}, absmax {scales}")
+    print(f"{(len(sys.argv) - 1) // 2 - bad} passed, {bad} failed")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, on a machine that has one: tests that must not be skipped
+# there, the codes of bitsandbytes' own kernels, kernel speeds, whole conversions, sanitizers.
+#
+#   interop/gpu/run.sh WORK [STEP...]      steps: devices tests codes kernels e2e8 e2e1 multi sanitize (default: all)
+#
+# Run from the root of the repository. Programs are taken from BIN when it is set (made by
+# `interop/gpu/run.sh build DIR`, on any machine with Go), else built. PYTHON is one with torch,
+# transformers, accelerate and bitsandbytes. Prints a line per finding and closes with
+# "N passed, N failed".
+set -uo pipefail
+[ $# -ge 1 ] || { sed -n '2,12p' "$0"; exit 2; }
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cd "$root"
+
+build() { # build DIR
+	mkdir -p "$1" && local dir
+	dir=$(cd "$1" && pwd)
+	CGO_ENABLED=0 go build -trimpath -o "$dir/nf4conv" ./cmd/nf4conv || return 1
+	CGO_ENABLED=0 go build -trimpath -o "$dir/bench" ./internal/bench || return 1
+	for p in kernels/cuda/driver kernels/cuda convert/gpu kernels/quant4 kernels/cast doublequant; do
+		CGO_ENABLED=0 go test -c -trimpath -ldflags=-s -o "$dir/$(echo $p | tr / _).test" ./$p || return 1
+	done
+}
+if [ "$1" = build ]; then build "$2"; exit; fi
+
+work=$1; shift
+mkdir -p "$work"; work=$(cd "$work" && pwd)
+steps=" ${*:-devices tests codes kernels e2e8 e2e1 multi sanitize} "
+if [ -z "${BIN:-}" ]; then BIN=$work/bin; build "$BIN" || exit 1; fi
+BIN=$(cd "$BIN" && pwd)
+PY=${PYTHON:-python3}
+passed=0; failed=0
+has() { case $steps in *" $1 "*) return 0 ;; esac; return 1; }
+ok() { passed=$((passed + 1)); echo "ok   $*"; }
+bad() { failed=$((failed + 1)); echo "FAIL $*"; }
+judge() { local what=$1; shift; if "$@"; then ok "$what"; else bad "$what"; fi; }
+
+if has devices; then
+	nvidia-smi --query-gpu=index,name,driver_version,memory.total,pcie.link.gen.current,pcie.link.width.current --format=csv,noheader
+	grep -m1 'model name' /proc/cpuinfo; nproc; uname -r
+	judge "devices finds a GPU" sh -c "'$BIN/nf4conv' devices | tee /dev/stderr | grep -q 'selected cuda'"
+fi
+
+if has tests; then
+	for p in kernels/cuda/driver kernels/cuda convert/gpu; do
+		t=$BIN/$(echo $p | tr / _).test
+		judge "$p" sh -c "cd $p && NF4CONV_TEST_REQUIRE=cuda '$t' -test.run 'Device|GPU' -test.v 2>&1 | grep -E '^(---|ok|PASS|FAIL|panic)|_test.go' | tail -n 25; exit \${PIPESTATUS:-0}"
+		judge "$p ran" sh -c "cd $p && NF4CONV_TEST_REQUIRE=cuda '$t' -test.run 'Device|GPU' >/dev/null 2>&1"
+	done
+fi
+
+# Every fixture in both types, with and without double quantization, in five block sizes: the
+# CPU's bytes, and bitsandbytes' codes.
+if has codes; then
+	differ=0; n=0; pairs=()
+	for src in fixtures/models/* fixtures/arch/*; do
+		for t in nf4 fp4; do for dq in --double-quant --no-double-quant; do for b in 32 64 128 256 4096; do for dt in auto float16; do
+			[ $dt = auto ] || [ $b = 64 ] || continue
+			name=$(basename $src)-$t$dq-$b-$dt
+			"$BIN/nf4conv" quantize $src "$work/c/$name" -q --no-sync --device cpu --type $t $dq --block-size $b --dtype $dt 2>/dev/null || { mkdir -p "$work/c"; "$BIN/nf4conv" quantize $src "$work/c/$name" -q --no-sync --device cpu --type $t $dq --block-size $b --dtype $dt || { bad "$name on the CPU"; continue; }; }
+			mkdir -p "$work/g"
+			"$BIN/nf4conv" quantize $src "$work/g/$name" -q --no-sync --device cuda:0 --type $t $dq --block-size $b --dtype $dt || { bad "$name on the GPU"; continue; }
+			n=$((n + 1)); diff -r "$work/c/$name" "$work/g/$name" >/dev/null || { differ=$((differ + 1)); bad "$name differs from the CPU's"; }
+			rm -rf "$work/c/$name"
+			if [ $dq = --no-double-quant ] && { [ $b = 64 ] || [ $b = 4096 ]; }; then pairs+=("$src" "$work/g/$name"); else rm -rf "$work/g/$name"; fi
+		done; done; done; done
+	done
+	judge "$n conversions equal the CPU's" [ $differ = 0 ]
+	judge "codes of bitsandbytes' CUDA kernels" "$PY" interop/gpu/cuda_codes.py "${pairs[@]}"
+	rm -rf "$work/c" "$work/g"
+fi
+
+if has kernels; then
+	judge "nf4conv bench" "$BIN/nf4conv" bench --device cuda:0
+	judge "bitsandbytes' kernels" "$PY" interop/gpu/kernels.py
+	judge "files" "$BIN/nf4conv" bench --device cpu --dir "$work"
+fi
+
+# peak GPU memory of a command, beside what it prints
+watched() {
+	(m=0; while sleep 0.05; do u=$(nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits -i 0); [ "$u" -gt $m ] && m=$u && echo $m >"$work/gpu-peak"; done) &
+	local watcher=$!
+	"$@"; local rc=$?
+	kill $watcher; wait $watcher 2>/dev/null
+	echo "     GPU memory in use at most: $(cat "$work/gpu-peak") MiB"; rm -f "$work/gpu-peak"
+	return $rc
+}
+same() { # same A B: weights and configuration, not the timings of anything
+	diff -r "$1" "$2" >/dev/null
+}
+e2e() { # e2e SHAPE
+	local m=$work/model-$1
+	[ -d "$m" ] || judge "model of shape $1" "$BIN/bench" model "$m" -shape $1
+	export TMPDIR=$work
+	judge "$1 on the GPU, everything on" watched "$BIN/bench" quantize "$m" -binary "$BIN/nf4conv" -runs ${RUNS:-5} -- --device cuda:0
+	judge "$1 on the GPU, without sync" "$BIN/bench" quantize "$m" -binary "$BIN/nf4conv" -runs ${RUNS:-5} -- --device cuda:0 --no-sync
+	judge "$1 on the CPU, without sync" "$BIN/bench" quantize "$m" -binary "$BIN/nf4conv" -runs 3 -- --device cpu --no-sync
+	"$BIN/nf4conv" quantize "$m" "$work/gpu" -q --no-sync --device cuda:0; "$BIN/nf4conv" quantize "$m" "$work/cpu" -q --no-sync --device cpu
+	judge "$1: the CPU's bytes" same "$work/gpu" "$work/cpu"; rm -rf "$work/gpu" "$work/cpu"
+	for i in 1 2 3; do
+		watched "$PY" interop/gpu/peer.py "$m" "$work/peer" 2>"$work/peer.log" | sed 's/^/     transformers + bitsandbytes: /' || tail -n 3 "$work/peer.log"
+		rm -rf "$work/peer"
+	done
+}
+! has e2e1 || e2e 1b
+! has e2e8 || e2e 8b
+
+# One conversion shared by the GPUs of this host.
+if has multi; then
+	count=$(nvidia-smi -L | wc -l)
+	if [ "$count" -lt 2 ]; then echo "NOT RUN: multi: $count GPU"; else
+		for shape in 1b 8b; do
+			m=$work/model-$shape; export TMPDIR=$work
+			[ -d "$m" ] || judge "model of shape $shape" "$BIN/bench" model "$m" -shape $shape
+			"$BIN/nf4conv" quantize "$m" "$work/one" -q --no-sync --device cuda:0
+			for devices in cuda:0 cuda cpu; do
+				judge "$shape on $devices" "$BIN/bench" quantize "$m" -binary "$BIN/nf4conv" -runs 5 -- --device $devices --no-sync
+				"$BIN/nf4conv" quantize "$m" "$work/all" -q --no-sync --device $devices
+				judge "$shape on $devices: one GPU's bytes" same "$work/one" "$work/all"; rm -rf "$work/all"
+			done
+			rm -rf "$work/one"
+		done
+	fi
+fi
+
+if has sanitize; then
+	for tool in memcheck racecheck initcheck synccheck; do
+		out=$(cd convert/gpu && NF4CONV_TEST_REQUIRE=cuda timeout 120 compute-sanitizer --tool $tool --error-exitcode 9 "$BIN/convert_gpu.test" -test.run 'EngineDevice/(bfloat16|float32)_to_bfloat16' 2>&1)
+		rc=$?
+		echo "$out" | grep -a 'ERROR SUMMARY\|=========.*[Ee]rror' | tail -n 3
+		judge "compute-sanitizer $tool" [ $rc = 0 ]
+	done
+fi
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]
