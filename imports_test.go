@@ -21,7 +21,6 @@ const module = "github.com/nf4conv/nf4conv"
 // docs/architecture.md explains the order.
 var layers = map[string]string{
 	"kernels":             "kernels +golang.org/x/sys",
-	"kernels/cuda/driver": "+github.com/ebitengine/purego +gorgonia.org/cu",
 	"nf4":                 "kernels kernels/quant4 internal/fault",
 	"doublequant":         "kernels",
 	"arch":                "kernels internal/fault",
@@ -39,6 +38,10 @@ var layers = map[string]string{
 	"interop":             "",
 	"cmd":                 "kernels nf4 doublequant arch internal formats weights convert inspect compare cmd +github.com/urfave/cli/v2 +github.com/vbauerster/mpb/v8 +github.com/schollz/progressbar/v3 +golang.org/x/sys +golang.org/x/sync",
 	"":                    "",
+
+	"kernels/cuda/driver":            "+github.com/ebitengine/purego +gorgonia.org/cu",
+	"kernels/cuda/driver/drivertest": "kernels/cuda/driver",
+	"kernels/cuda/cudatest":          "kernels +github.com/ebitengine/purego",
 }
 
 // TestImportGraph reads the imports of every Go file but tests, under any build tag,
