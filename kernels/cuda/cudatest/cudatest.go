@@ -25,6 +25,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/nf4conv/nf4conv/kernels/cuda/driver"
 )
 
 // Image is a module that the fake driver loads. It has every kernel in it.
@@ -62,6 +64,40 @@ func Library(tb testing.TB, flags ...string) string {
 		tb.Fatal(b.err)
 	}
 	return b.path
+}
+
+// Copy returns a fresh copy of the library of the given flags: a file of its own is a
+// library of its own to the loader.
+func Copy(tb testing.TB, flags ...string) string {
+	tb.Helper()
+	raw, err := os.ReadFile(Library(tb, flags...))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	path := filepath.Join(tb.TempDir(), "libcuda.so.1")
+	if err := os.WriteFile(path, raw, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+// Set points NF4CONV_CUDA_LIBRARY to the library and sets the variables of the fake to
+// the settings, all others to their defaults, until the test ends.
+func Set(tb testing.TB, path string, settings ...string) {
+	tb.Helper()
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "FAKECUDA_") {
+			tb.Setenv(name, "")
+		}
+	}
+	for _, s := range settings {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok || !strings.HasPrefix(name, "FAKECUDA_") {
+			tb.Fatalf("%q is no setting of the fake driver", s)
+		}
+		tb.Setenv(name, value)
+	}
+	tb.Setenv(driver.LibraryVariable, path)
 }
 
 type buildResult struct {

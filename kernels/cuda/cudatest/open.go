@@ -3,10 +3,7 @@
 package cudatest
 
 import (
-	"os"
-	"path/filepath"
 	"runtime"
-	"strings"
 	"testing"
 	"unsafe"
 
@@ -74,38 +71,4 @@ func (f *Fake) check() {
 			f.tb.Errorf("the fake driver counts %d %s at the end of the test (its messages are on standard error)", n, what)
 		}
 	}
-}
-
-// Copy returns a fresh copy of the library of the given flags: a file of its own is a
-// library of its own to the loader.
-func Copy(tb testing.TB, flags ...string) string {
-	tb.Helper()
-	raw, err := os.ReadFile(Library(tb, flags...))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	path := filepath.Join(tb.TempDir(), "libcuda.so.1")
-	if err := os.WriteFile(path, raw, 0o755); err != nil {
-		tb.Fatal(err)
-	}
-	return path
-}
-
-// Set points NF4CONV_CUDA_LIBRARY to the library and sets the variables of the fake to
-// the settings, all others to their defaults, until the test ends.
-func Set(tb testing.TB, path string, settings ...string) {
-	tb.Helper()
-	for _, v := range os.Environ() {
-		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "FAKECUDA_") {
-			tb.Setenv(name, "")
-		}
-	}
-	for _, s := range settings {
-		name, value, ok := strings.Cut(s, "=")
-		if !ok || !strings.HasPrefix(name, "FAKECUDA_") {
-			tb.Fatalf("%q is no setting of the fake driver", s)
-		}
-		tb.Setenv(name, value)
-	}
-	tb.Setenv(driver.LibraryVariable, path)
 }
