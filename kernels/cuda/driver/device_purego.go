@@ -5,6 +5,7 @@ package driver
 import (
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -16,7 +17,7 @@ type device struct {
 	lib    *library
 	info   Info
 	handle int32
-	ctx    uintptr
+	ctx    []uintptr // the context, as the arguments of cuCtxSetCurrent
 	closed atomic.Bool
 }
 
@@ -24,23 +25,53 @@ func (l *library) OpenDevice(index int) (Device, error) {
 	if index < 0 || index >= len(l.infos) {
 		return nil, fmt.Errorf("%w: index %d: there are %d", ErrNoDevice, index, len(l.infos))
 	}
-	d := &device{lib: l, info: l.infos[index], handle: l.handles[index]}
-	if r, _, _ := purego.SyscallN(l.sym[cuDevicePrimaryCtxRetain], uintptr(unsafe.Pointer(&d.ctx)), uintptr(d.handle)); int32(r) != 0 {
+	d := &device{lib: l, info: l.infos[index], handle: l.handles[index], ctx: make([]uintptr, 1)}
+	if r, _, _ := purego.SyscallN(l.sym[cuDevicePrimaryCtxRetain], uintptr(unsafe.Pointer(&d.ctx[0])), uintptr(d.handle)); int32(r) != 0 {
 		return nil, l.failed(cuDevicePrimaryCtxRetain, index, int32(r))
 	}
+	l.mu.Lock()
+	l.opens[index]++
+	l.mu.Unlock()
 	return d, nil
 }
 
-// call makes the context current on the thread and calls s.
+// call makes the context current on the thread and calls s. The variable argument
+// lists of purego escape to the heap: work in streams goes through call4 and call11,
+// which do not allocate.
 //
 //go:uintptrescapes
-func (d *device) call(s symbol, args ...uintptr) error {
+func (d *device) call(s symbol, args ...uintptr) error { return d.invoke(s, args) }
+
+// frames are argument lists in use again and again.
+var frames = sync.Pool{New: func() any { return new([11]uintptr) }}
+
+// call4 is call with four arguments; a function that takes fewer does not see the rest.
+//
+//go:uintptrescapes
+func (d *device) call4(s symbol, a0, a1, a2, a3 uintptr) error {
+	f := frames.Get().(*[11]uintptr)
+	f[0], f[1], f[2], f[3] = a0, a1, a2, a3
+	err := d.invoke(s, f[:4])
+	frames.Put(f)
+	return err
+}
+
+//go:uintptrescapes
+func (d *device) call11(s symbol, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10 uintptr) error {
+	f := frames.Get().(*[11]uintptr)
+	*f = [11]uintptr{a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10}
+	err := d.invoke(s, f[:])
+	frames.Put(f)
+	return err
+}
+
+func (d *device) invoke(s symbol, args []uintptr) error {
 	if d.closed.Load() {
 		return fmt.Errorf("%s on device %d: %w", names[s], d.info.Index, ErrClosed)
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if r, _, _ := purego.SyscallN(d.lib.sym[cuCtxSetCurrent], d.ctx); int32(r) != 0 {
+	if r, _, _ := purego.SyscallN(d.lib.sym[cuCtxSetCurrent], d.ctx...); int32(r) != 0 {
 		return d.lib.failed(cuCtxSetCurrent, d.info.Index, int32(r))
 	}
 	if r, _, _ := purego.SyscallN(d.lib.sym[s], args...); int32(r) != 0 {
@@ -55,8 +86,15 @@ func (d *device) Close() error {
 	if d.closed.Swap(true) {
 		return nil
 	}
-	if r, _, _ := purego.SyscallN(d.lib.sym[cuDevicePrimaryCtxRelease], uintptr(d.handle)); int32(r) != 0 {
-		return d.lib.failed(cuDevicePrimaryCtxRelease, d.info.Index, int32(r))
+	l, index := d.lib, d.info.Index
+	l.mu.Lock()
+	l.opens[index]--
+	if l.opens[index] == 0 {
+		l.pinned.removeDevice(index) // the addresses may be those of other memory soon
+	}
+	l.mu.Unlock()
+	if r, _, _ := purego.SyscallN(l.sym[cuDevicePrimaryCtxRelease], uintptr(d.handle)); int32(r) != 0 {
+		return l.failed(cuDevicePrimaryCtxRelease, index, int32(r))
 	}
 	return nil
 }

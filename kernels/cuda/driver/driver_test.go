@@ -2,8 +2,12 @@ package driver_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/nf4conv/nf4conv/kernels/cuda/cudatest"
 	"github.com/nf4conv/nf4conv/kernels/cuda/driver"
@@ -33,15 +37,29 @@ func TestDevice(t *testing.T) {
 	drivertest.Run(t, lib, image(t, lib))
 }
 
-// image is the module with the probes: PTX for a GPU.
+// image is the module with the probes for the first device: of the images in
+// kernels/cuda/bin the cubin for its compute capability, or the PTX for all.
 func image(tb testing.TB, lib driver.Library) []byte {
 	tb.Helper()
-	if os.Getenv("NF4CONV_CUDA_LIBRARY") != "" || lib.Devices()[0].Name == "Fake GPU 0" {
+	first := lib.Devices()[0]
+	if strings.HasPrefix(first.Name, "Fake GPU") {
 		return cudatest.Image
 	}
-	raw, err := os.ReadFile("testdata/probe.ptx")
+	raw, err := os.ReadFile(fmt.Sprintf("../bin/sm_%d.cubin.zst", first.ComputeCapability()))
+	if err != nil {
+		raw, err = os.ReadFile("../bin/compute_80.ptx.zst")
+	}
+	if err != nil {
+		cudatest.NotRun(tb, "cuda", "no image with the probe kernels: %v", err)
+	}
+	z, err := zstd.NewReader(nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return raw
+	defer z.Close()
+	image, err := z.DecodeAll(raw, nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return image
 }

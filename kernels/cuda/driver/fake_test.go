@@ -210,6 +210,9 @@ func TestPinnedMemoryOfAClosedDevice(t *testing.T) {
 	if err := d.FreeHost(b); err == nil {
 		t.Error("memory of a context that is gone could be freed")
 	}
+	if n := lib.Count("violations"); n != 0 {
+		t.Error("the driver was asked to free it")
+	}
 	check(t, d.Close())
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"github.com/ebitengine/purego"
@@ -25,6 +26,9 @@ type library struct {
 	handles []int32 // CUdevice by index
 	infos   []Info
 	pinned  pinned
+
+	mu    sync.Mutex
+	opens map[int]int // primary contexts retained, by index
 }
 
 func (l *library) Binding() string  { return "purego" }
@@ -36,7 +40,7 @@ func open() (Library, error) {
 	// dlerror answers for the calling thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	l := new(library)
+	l := &library{opens: map[int]int{}}
 	handle, err := l.load()
 	if err != nil {
 		return nil, err

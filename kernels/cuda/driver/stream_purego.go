@@ -25,7 +25,7 @@ func (s *stream) CopyIn(dst Ptr, src []byte) error {
 	if len(src) == 0 {
 		return nil
 	}
-	err := s.d.call(cuMemcpyHtoDAsync, uintptr(dst), uintptr(unsafe.Pointer(&src[0])), uintptr(len(src)), s.h)
+	err := s.d.call4(cuMemcpyHtoDAsync, uintptr(dst), uintptr(unsafe.Pointer(&src[0])), uintptr(len(src)), s.h)
 	return s.finish(err, src)
 }
 
@@ -33,7 +33,7 @@ func (s *stream) CopyOut(dst []byte, src Ptr) error {
 	if len(dst) == 0 {
 		return nil
 	}
-	err := s.d.call(cuMemcpyDtoHAsync, uintptr(unsafe.Pointer(&dst[0])), uintptr(src), uintptr(len(dst)), s.h)
+	err := s.d.call4(cuMemcpyDtoHAsync, uintptr(unsafe.Pointer(&dst[0])), uintptr(src), uintptr(len(dst)), s.h)
 	return s.finish(err, dst)
 }
 
@@ -49,14 +49,14 @@ func (s *stream) Copy(dst, src Ptr, size uint64) error {
 	if size == 0 {
 		return nil
 	}
-	return s.d.call(cuMemcpyDtoDAsync, uintptr(dst), uintptr(src), uintptr(size), s.h)
+	return s.d.call4(cuMemcpyDtoDAsync, uintptr(dst), uintptr(src), uintptr(size), s.h)
 }
 
 func (s *stream) Fill(dst Ptr, value byte, size uint64) error {
 	if size == 0 {
 		return nil
 	}
-	return s.d.call(cuMemsetD8Async, uintptr(dst), uintptr(value), uintptr(size), s.h)
+	return s.d.call4(cuMemsetD8Async, uintptr(dst), uintptr(value), uintptr(size), s.h)
 }
 
 func (s *stream) Launch(f Function, grid, block Dim, shared uint32, args *Args) error {
@@ -68,7 +68,7 @@ func (s *stream) Launch(f Function, grid, block Dim, shared uint32, args *Args) 
 		return err
 	}
 	grid, block = grid.ones(), block.ones()
-	if err := s.d.call(cuLaunchKernel, k.h, uintptr(grid.X), uintptr(grid.Y), uintptr(grid.Z), uintptr(block.X), uintptr(block.Y), uintptr(block.Z),
+	if err := s.d.call11(cuLaunchKernel, k.h, uintptr(grid.X), uintptr(grid.Y), uintptr(grid.Z), uintptr(block.X), uintptr(block.Y), uintptr(block.Z),
 		uintptr(shared), s.h, uintptr(unsafe.Pointer(&args.ptr[0])), 0); err != nil {
 		return fmt.Errorf("launching %s: grid %v, block %v, %d bytes of shared memory: %w", k.name, grid, block, shared, err)
 	}
@@ -80,7 +80,7 @@ func (s *stream) Record(e Event) error {
 	if !ok || ev.d != s.d {
 		return fmt.Errorf("recording an event in a stream of device %d: it belongs to another device", s.d.info.Index)
 	}
-	return s.d.call(cuEventRecord, ev.h, s.h)
+	return s.d.call4(cuEventRecord, ev.h, s.h, 0, 0)
 }
 
 func (s *stream) Wait(e Event) error {
@@ -88,10 +88,10 @@ func (s *stream) Wait(e Event) error {
 	if !ok || ev.d.lib != s.d.lib {
 		return fmt.Errorf("waiting for an event in a stream of device %d: it belongs to another library", s.d.info.Index)
 	}
-	return s.d.call(cuStreamWaitEvent, s.h, ev.h, 0)
+	return s.d.call4(cuStreamWaitEvent, s.h, ev.h, 0, 0)
 }
 
-func (s *stream) Synchronize() error { return s.d.call(cuStreamSynchronize, s.h) }
+func (s *stream) Synchronize() error { return s.d.call4(cuStreamSynchronize, s.h, 0, 0, 0) }
 func (s *stream) Close() error       { return s.d.call(cuStreamDestroy, s.h) }
 
 type event struct {
@@ -108,14 +108,14 @@ func (d *device) NewEvent() (Event, error) {
 }
 
 func (e *event) Done() (bool, error) {
-	err := e.d.call(cuEventQuery, e.h)
+	err := e.d.call4(cuEventQuery, e.h, 0, 0, 0)
 	if hasCode(err, codeNotReady) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-func (e *event) Synchronize() error { return e.d.call(cuEventSynchronize, e.h) }
+func (e *event) Synchronize() error { return e.d.call4(cuEventSynchronize, e.h, 0, 0, 0) }
 
 func (e *event) Since(start Event) (time.Duration, error) {
 	s, ok := start.(*event)
