@@ -117,7 +117,8 @@ var errNoCompiler = errors.New("no C and C++ compiler (gcc and g++, or CC and CX
 
 var (
 	common = []string{"-O2", "-g", "-fPIC", "-pthread", "-fvisibility=hidden", "-ffp-contract=off"}
-	linker = []string{"-shared", "-pthread", "-Wl,-Bsymbolic", "-Wl,-soname,libcuda.so.1"}
+	// The soname is not that of the real driver: the loader would answer for it with a fake.
+	linker = []string{"-shared", "-pthread", "-Wl,-Bsymbolic", "-Wl,-soname,libfakecuda.so"}
 )
 
 // source is one file to compile.

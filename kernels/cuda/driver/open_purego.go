@@ -72,18 +72,28 @@ func (l *library) load() (handle uintptr, err error) {
 	if set = set && variable != ""; set {
 		try = []string{variable}
 	}
-	var why []string
+	// Mostly all are missing for the same reason, which is said once.
+	var text, last string
 	for _, l.path = range try {
 		handle, err = purego.Dlopen(l.path, purego.RTLD_NOW|purego.RTLD_LOCAL)
 		if err == nil {
 			return handle, nil
 		}
-		why = append(why, err.Error())
+		reason := ": " + strings.TrimPrefix(err.Error(), l.path+": ")
+		switch {
+		case text == "":
+			text = l.path + reason
+		case reason == last:
+			text = strings.TrimSuffix(text, reason) + ", " + l.path + reason
+		default:
+			text += "; " + l.path + reason
+		}
+		last = reason
 	}
 	if set {
-		return 0, fmt.Errorf("%w: %s is set: %s", ErrNoDriver, LibraryVariable, why[0])
+		text = LibraryVariable + " is set: " + text
 	}
-	return 0, fmt.Errorf("%w: %s", ErrNoDriver, strings.Join(why, "; "))
+	return 0, fmt.Errorf("%w: %s", ErrNoDriver, text)
 }
 
 func (l *library) tooOld() error {

@@ -228,6 +228,8 @@ API cuDeviceGetAttribute(int *v, int attribute, CUdevice h)
 	case 10: *v = 32; break;      /* warp */
 	case 13: *v = 1500000; break; /* kHz */
 	case 16: *v = 4; break;       /* SMs */
+	case 33: *v = 0x40 + h; break; /* PCI bus */
+	case 34: case 50: *v = 0; break;
 	case 36: *v = 2000000; break;
 	case 37: *v = 4096; break;
 	case 38: *v = 4 << 20; break;
