@@ -81,6 +81,33 @@ func Copy(tb testing.TB, flags ...string) string {
 	return path
 }
 
+// Env is the environment of a child process that uses the fake driver with these
+// settings: that of the test, less other settings.
+func Env(tb testing.TB, settings ...string) []string {
+	tb.Helper()
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "FAKECUDA_") })
+	env = append(env, driver.LibraryVariable+"="+Library(tb))
+	for _, s := range settings {
+		checkSetting(tb, s)
+		env = append(env, s)
+	}
+	return env
+}
+
+// checkSetting refuses what the fake driver would not read.
+func checkSetting(tb testing.TB, s string) {
+	tb.Helper()
+	name, _, ok := strings.Cut(s, "=")
+	switch strings.TrimPrefix(name, "FAKECUDA_") {
+	case "DEVICES", "MEMORY", "DRIVER_VERSION", "CC", "STREAMS", "INIT", "FAIL":
+	default:
+		ok = false
+	}
+	if !ok || !strings.HasPrefix(name, "FAKECUDA_") {
+		tb.Fatal(fmt.Sprintf("%q is no setting of the fake driver", s))
+	}
+}
+
 // Set points NF4CONV_CUDA_LIBRARY to the library and sets the variables of the fake to
 // the settings, all others to their defaults, until the test ends.
 func Set(tb testing.TB, path string, settings ...string) {
@@ -91,10 +118,8 @@ func Set(tb testing.TB, path string, settings ...string) {
 		}
 	}
 	for _, s := range settings {
-		name, value, ok := strings.Cut(s, "=")
-		if !ok || !strings.HasPrefix(name, "FAKECUDA_") {
-			tb.Fatalf("%q is no setting of the fake driver", s)
-		}
+		checkSetting(tb, s)
+		name, value, _ := strings.Cut(s, "=")
 		tb.Setenv(name, value)
 	}
 	tb.Setenv(driver.LibraryVariable, path)

@@ -106,3 +106,18 @@ func TestOpenIsPrivate(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestSettings(t *testing.T) {
+	t.Setenv("FAKECUDA_CC", "1.0")
+	env := strings.Join(Env(t, "FAKECUDA_DEVICES=2"), "\n") + "\n"
+	if strings.Contains(env, "FAKECUDA_CC") || !strings.Contains(env, "\nFAKECUDA_DEVICES=2\n") || !strings.Contains(env, "\nNF4CONV_CUDA_LIBRARY=") {
+		t.Error(env)
+	}
+	for _, bad := range []string{"FAKECUDA_DEVICE=2", "DEVICES=2", "FAKECUDA_DEVICES"} {
+		r := &recorder{TB: t}
+		r.run(func(tb testing.TB) { Env(tb, bad) })
+		if !strings.Contains(r.failed, bad) {
+			t.Errorf("%q is a setting", bad)
+		}
+	}
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nf4conv/nf4conv/kernels/cuda/cudatest"
 	"github.com/nf4conv/nf4conv/kernels/cuda/driver"
+	"github.com/nf4conv/nf4conv/kernels/cuda/driver/drivertest"
 )
 
 func TestOpenFails(t *testing.T) {
@@ -104,5 +105,23 @@ func TestOpenSearches(t *testing.T) {
 		if !strings.Contains(err.Error(), s) {
 			t.Errorf("%q does not say %q", err, s)
 		}
+	}
+}
+
+// A driver of 12.0 tells nothing of kernel parameters; some lack tensor maps.
+func TestOldDriver(t *testing.T) {
+	cudatest.Set(t, cudatest.Copy(t, "-DFAKECUDA_OLD"), "FAKECUDA_DRIVER_VERSION=12000", "FAKECUDA_CC=8.0")
+	lib, err := driver.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := lib.Version().String(); v != "12.0" {
+		t.Errorf("version %s", v)
+	}
+	drivertest.Run(t, lib, cudatest.Image)
+	d := must(lib.OpenDevice(0))
+	defer d.Close()
+	if _, err := d.EncodeTensorMap(driver.TensorMapSpec{Dims: []uint64{4}, Box: []uint32{4}}); !errors.Is(err, driver.ErrUnsupported) {
+		t.Errorf("%v: want ErrUnsupported", err)
 	}
 }
