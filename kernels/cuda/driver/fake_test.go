@@ -92,6 +92,9 @@ func TestMemoryCap(t *testing.T) {
 	if _, err := d.Alloc(401); !errors.Is(err, driver.ErrOutOfMemory) || !strings.Contains(err.Error(), "400 of 1000 free") {
 		t.Errorf("%v", err)
 	}
+	if _, err := d.Alloc(1<<32 + 1); !errors.Is(err, driver.ErrOutOfMemory) {
+		t.Errorf("4 GiB and a byte: %v", err)
+	}
 	q := must(d.Alloc(400))
 	check(t, d.Free(p), d.Free(q))
 }

@@ -253,12 +253,17 @@ func (s *suite) copies(t *testing.T) {
 // pageable memory is the caller's again when the call returns.
 func (s *suite) pageable(t *testing.T) {
 	d := s.device(t, 0)
-	st := s.stream(t, d)
+	st, before := s.stream(t, d), s.event(t, d)
 	for _, n := range sizes {
 		p := s.alloc(t, d, n)
 		want := random(uint64(n), make([]byte, n))
 		in, out := bytes.Clone(want), make([]byte, n)
+		s.ok(t, st.Fill(p, 0, uint64(n)))
+		s.ok(t, st.Record(before))
 		s.ok(t, st.CopyIn(p, in))
+		if done, err := before.Done(); err != nil || !done {
+			t.Errorf("%d bytes: the copy returned, and what came before it is not done (%v)", n, err)
+		}
 		clear(in)
 		s.ok(t, st.CopyOut(out, p))
 		same(t, fmt.Sprintf("%d bytes", n), out, want)

@@ -120,7 +120,7 @@ void stream_release(const device *d)
 API cuStreamCreate(stream **to, unsigned flags)
 {
 	BEGIN;
-	if (flags > 1) return INVALID_VALUE;
+	if (flags != 1) return violation("cuStreamCreate: flags %u: a stream that waits for the default stream", flags);
 	stream *s = calloc(1, sizeof *s);
 	*s = (stream){.dev = c->dev, .alive = 1, .next = streams};
 	streams = s;
