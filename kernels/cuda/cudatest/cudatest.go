@@ -50,8 +50,14 @@ func NotRun(tb testing.TB, tier, format string, args ...any) {
 
 // Library returns the path of the fake driver, which it builds when needed. Compiler
 // flags beyond the usual ones make another library.
+//
+// NF4CONV_TEST_SANITIZE is a list for gcc's -fsanitize, such as "address,undefined"; the
+// run time of the sanitizer must be preloaded then (driver/fake/README.md has the command).
 func Library(tb testing.TB, flags ...string) string {
 	tb.Helper()
+	if s := os.Getenv("NF4CONV_TEST_SANITIZE"); s != "" {
+		flags = append(slices.Clip(flags), "-fsanitize="+s, "-fno-omit-frame-pointer")
+	}
 	if runtime.GOOS != "linux" {
 		NotRun(tb, "emulator", "the fake driver is for Linux")
 	}
