@@ -202,7 +202,7 @@ func build(flags []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	var objects []string
 	for i, s := range sources {
 		o := filepath.Join(tmp, fmt.Sprintf("%d.o", i))

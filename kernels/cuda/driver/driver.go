@@ -97,8 +97,9 @@ type Device interface {
 	EncodeTensorMap(t TensorMapSpec) (TensorMap, error)
 	// Synchronize waits for all work of the context.
 	Synchronize() error
-	// Close releases the primary context. Whatever was made from the device and not
-	// freed is gone after the last Close of the process.
+	// Close releases the primary context; no other call may be running. Whatever was made
+	// from the device and not freed is gone after the last Close of the process, slices of
+	// AllocHost too. Closing again does nothing.
 	Close() error
 }
 
@@ -118,6 +119,7 @@ type Stream interface {
 	Fill(dst Ptr, value byte, size uint64) error
 	// Launch runs f on grid x block threads with shared bytes of dynamic shared memory
 	// for each block. The arguments are read before it returns, so args may be reset then.
+	// Where the driver tells the sizes of the parameters (12.4 and later), others are refused.
 	Launch(f Function, grid, block Dim, shared uint32, args *Args) error
 	// Record makes e happen when all work up to here is done.
 	Record(e Event) error

@@ -47,8 +47,7 @@ func (e *Error) Error() string {
 // Is reports whether target is the class of the code (ErrOutOfMemory, ErrDeviceLost,
 // ErrUnsupported, ErrNoDevice) or an *Error with the same code.
 func (e *Error) Is(target error) bool {
-	//nolint:errorlint // Is compares one error, errors.Is walks the chain
-	if t, ok := target.(*Error); ok {
+	if t, ok := errors.AsType[*Error](target); ok {
 		return t.Code == e.Code
 	}
 	return target == classOf(e.Code)

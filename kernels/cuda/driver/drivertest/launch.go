@@ -114,10 +114,8 @@ func (s *suite) events(t *testing.T) {
 	s.ok(t, last.Synchronize())
 	elapsed, err := last.Since(first)
 	s.ok(t, err)
-	back, err := first.Since(last)
-	s.ok(t, err)
-	if elapsed < 0 || back != -elapsed {
-		t.Errorf("%v from first to last, %v from last to first", elapsed, back)
+	if elapsed <= 0 {
+		t.Errorf("%v from first to last", elapsed)
 	}
 	never := s.event(t, d)
 	if _, err := never.Since(first); err == nil {
