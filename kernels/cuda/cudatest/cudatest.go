@@ -105,7 +105,7 @@ func checkSetting(tb testing.TB, s string) {
 	tb.Helper()
 	name, _, ok := strings.Cut(s, "=")
 	switch strings.TrimPrefix(name, "FAKECUDA_") {
-	case "DEVICES", "MEMORY", "DRIVER_VERSION", "CC", "STREAMS", "INIT", "FAIL":
+	case "DEVICES", "MEMORY", "DRIVER_VERSION", "CC", "STREAMS", "INIT", "FAIL", "DELAY":
 	default:
 		ok = false
 	}

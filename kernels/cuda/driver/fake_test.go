@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/nf4conv/nf4conv/kernels/cuda/cudatest"
@@ -246,6 +248,32 @@ func TestCallsDoNotAllocate(t *testing.T) {
 		}
 	}
 	check(t, st.Close(), e.Close(), m.Close(), d.FreeHost(h), d.Free(p), d.Close())
+}
+
+// A call must stay on the thread on which it made its context current, even when the
+// scheduler has time to take the processor away in between.
+func TestCallsHoldTheirThread(t *testing.T) {
+	lib := cudatest.Open(t, "FAKECUDA_DEVICES=2", "FAKECUDA_DELAY=300")
+	var wg sync.WaitGroup
+	for i := range 8 * runtime.GOMAXPROCS(0) {
+		d := must(lib.OpenDevice(i % 2))
+		wg.Go(func() {
+			for range 20 {
+				p, err := d.Alloc(8)
+				if err == nil {
+					err = d.Free(p)
+				}
+				if err != nil {
+					t.Error(err)
+					break
+				}
+			}
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func BenchmarkLaunch(b *testing.B) {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 device devices[MAX_DEVICES];
 int device_count, deferred;
@@ -13,7 +14,7 @@ uint64_t device_memory;
 uint64_t violations, leaks, launches, live_memory, live_host, live_streams, live_events, live_modules;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static int initialized, driver_version, init_result, cc_major, cc_minor;
+static int delay, initialized, driver_version, init_result, cc_major, cc_minor;
 static __thread context *current;
 static context *contexts; /* every one there ever was, so that a stale handle can be told */
 
@@ -49,6 +50,7 @@ __attribute__((constructor)) static void configure(void)
 	device_memory = strtoull(setting("FAKECUDA_MEMORY", "268435456"), NULL, 10);
 	driver_version = atoi(setting("FAKECUDA_DRIVER_VERSION", "12040"));
 	init_result = atoi(setting("FAKECUDA_INIT", "0"));
+	delay = atoi(setting("FAKECUDA_DELAY", "0"));
 	deferred = strcmp(setting("FAKECUDA_STREAMS", "deferred"), "immediate") != 0;
 	if (sscanf(setting("FAKECUDA_CC", "9.0"), "%d.%d", &cc_major, &cc_minor) != 2) abort();
 	for (int i = 0; i < MAX_DEVICES; i++) devices[i].index = i;
@@ -271,15 +273,22 @@ API cuDevicePrimaryCtxRelease_v2(CUdevice h)
 	return d->lost;
 }
 
-API cuCtxSetCurrent(context *c)
+static CUresult set_current(context *c)
 {
 	LOCK;
 	if (!initialized) return NOT_INITIALIZED;
 	context *known = contexts;
 	while (known && known != c) known = known->next;
 	if (c && !known) return violation("cuCtxSetCurrent: %p is not a context", (void *)c), INVALID_CONTEXT;
-	CUresult rc = injected(__func__, c ? c->dev->index : -1);
+	CUresult rc = injected("cuCtxSetCurrent", c ? c->dev->index : -1);
 	if (!rc) current = c;
+	return rc;
+}
+
+API cuCtxSetCurrent(context *c)
+{
+	CUresult rc = set_current(c);
+	if (delay) usleep(delay); /* long enough for a goroutine to be moved to another thread */
 	return rc;
 }
 
