@@ -26,6 +26,13 @@ func (l *library) OpenDevice(index int) (Device, error) {
 		return nil, fmt.Errorf("%w: index %d: there are %d", ErrNoDevice, index, len(l.infos))
 	}
 	d := &device{lib: l, info: l.infos[index], handle: l.handles[index], ctx: make([]uintptr, 1)}
+	// Threads that wait sleep: by default they spin, and a worker per core or two that waits
+	// for its stream would take the cores from those that read and write. It is a wish: a
+	// context that another library of the process made keeps its flags.
+	if set := l.sym[cuDevicePrimaryCtxSetFlags]; set != 0 {
+		const blockingSync = 4 // CU_CTX_SCHED_BLOCKING_SYNC
+		_, _, _ = purego.SyscallN(set, uintptr(d.handle), blockingSync)
+	}
 	if r, _, _ := purego.SyscallN(l.sym[cuDevicePrimaryCtxRetain], uintptr(unsafe.Pointer(&d.ctx[0])), uintptr(d.handle)); int32(r) != 0 {
 		return nil, l.failed(cuDevicePrimaryCtxRetain, index, int32(r))
 	}

@@ -49,6 +49,7 @@ const (
 	// From here on a driver may lack them.
 	cuFuncGetParamInfo
 	cuTensorMapEncodeTiled
+	cuDevicePrimaryCtxSetFlags
 	symbols
 
 	firstOptional = cuFuncGetParamInfo
@@ -98,6 +99,8 @@ var names = [symbols]string{
 	cuLaunchKernel:            "cuLaunchKernel",
 	cuFuncGetParamInfo:        "cuFuncGetParamInfo",
 	cuTensorMapEncodeTiled:    "cuTensorMapEncodeTiled",
+
+	cuDevicePrimaryCtxSetFlags: "cuDevicePrimaryCtxSetFlags_v2",
 }
 
 // Values of cuda.h.

@@ -258,6 +258,12 @@ API cuDevicePrimaryCtxRetain(context **to, CUdevice h)
 	return OK;
 }
 
+API cuDevicePrimaryCtxSetFlags_v2(CUdevice h, unsigned flags)
+{
+	DEVICE(h);
+	return flags > 31 ? INVALID_VALUE : OK; // how threads wait: here they do not
+}
+
 API cuDevicePrimaryCtxRelease_v2(CUdevice h)
 {
 	DEVICE(h);
