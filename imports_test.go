@@ -21,6 +21,7 @@ const module = "github.com/nf4conv/nf4conv"
 // docs/architecture.md explains the order.
 var layers = map[string]string{
 	"kernels":             "kernels +golang.org/x/sys",
+	"kernels/cuda":        "kernels nf4 +github.com/klauspost/compress",
 	"nf4":                 "kernels kernels/quant4 internal/fault",
 	"doublequant":         "kernels",
 	"arch":                "kernels internal/fault",

@@ -11,7 +11,7 @@
 #pragma once
 #include "common.h"
 
-struct Cell {
+struct alignas(8) Cell {
 	float threshold;
 	uint32_t codes;
 };
@@ -106,10 +106,15 @@ constexpr Cells fp4_cells() {
 }
 static_assert(fp4_cells().separate, "two thresholds of FP4 share a cell");
 
-static __device__ const Cells d_nf4_cells = nf4_cells();
-static __device__ const Cells d_fp4_cells = fp4_cells();
+// Of external linkage: internal names hold a hash of the source's path, and images must
+// not depend on where they are built.
+extern __device__ const Cells d_nf4_cells;
+extern __device__ const Cells d_fp4_cells;
+__device__ const Cells d_nf4_cells = nf4_cells();
+__device__ const Cells d_fp4_cells = fp4_cells();
 
-// A code book in the lanes of a warp; all lanes call code together.
+// A code book in the lanes of a warp; all lanes call put together. It adds the code of v,
+// at the bit shift, to word.
 struct NF4 {
 	float threshold;
 	uint32_t rank;
@@ -120,11 +125,11 @@ struct NF4 {
 		threshold = c.threshold, rank = c.codes;
 	}
 	// A NaN selects cell 31, which has rank 15 and no threshold.
-	__device__ __forceinline__ uint32_t code(float v) const {
+	__device__ __forceinline__ void put(uint32_t &word, float v, uint32_t shift) const {
 		uint32_t c = __float_as_uint(__fmaf_rn(v, kNF4Scale, kNF4Origin));
 		float t = __shfl_sync(kFull, threshold, (int)c);
-		uint32_t r = __shfl_sync(kFull, rank, (int)c);
-		return r + (v > t);
+		word += __shfl_sync(kFull, rank, (int)c) << shift;
+		if (v > t) word += 1u << shift;
 	}
 	// The same by the definition, for a thread on its own.
 	static __device__ __forceinline__ uint32_t code_alone(float v) {
@@ -150,12 +155,12 @@ struct FP4 {
 		const Cell c = d_fp4_cells.cell[threadIdx.x & 31];
 		threshold = c.threshold, codes = c.codes;
 	}
-	__device__ __forceinline__ uint32_t code(float v) const {
+	__device__ __forceinline__ void put(uint32_t &word, float v, uint32_t shift) const {
 		float m = fabsf(v);
 		uint32_t c = __float_as_uint(__fmaf_rn(m, kFP4Scale, v > 0 ? kFP4Above : kFP4Below));
 		float t = __shfl_sync(kFull, threshold, (int)c);
 		uint32_t two = __shfl_sync(kFull, codes, (int)c);
-		return (m > t ? two >> 4 : two) & 15;
+		word += ((m > t ? two >> 4 : two) & 15) << shift;
 	}
 	static __device__ __forceinline__ uint32_t code_alone(float v) {
 		uint32_t above = 0, below = 0; // thresholds passed on either side of zero

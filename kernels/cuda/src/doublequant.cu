@@ -24,7 +24,7 @@
 
 constexpr uint32_t kSumLanes = 64, kSumGroup = 4096, kNested = 256;
 
-template <class T> static __device__ __forceinline__ double group_sum(const T *__restrict__ v, uint32_t n) {
+template <class T> __device__ __forceinline__ double group_sum(const T *__restrict__ v, uint32_t n) {
 	constexpr uint32_t kRows = 32;
 	double acc = 0;
 	for (uint32_t row = 0; row < kSumGroup / kSumLanes && row * kSumLanes < n; row += kRows) {

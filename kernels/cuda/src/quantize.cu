@@ -28,7 +28,7 @@ template <> struct PackedWord<4> { typedef uint16_t type; };
 
 // The largest magnitude of the block that each of the thread's loads belongs to; lanes is
 // the number of loads of a block.
-static __device__ __forceinline__ void block_max(uint32_t (&m)[kUnroll], uint32_t lanes) {
+__device__ __forceinline__ void block_max(uint32_t (&m)[kUnroll], uint32_t lanes) {
 	static_assert(kUnroll == 4, "blocks of more than a warp are joined in pairs of pairs");
 	if (lanes > 32) {
 		m[0] = m[1] = max(m[0], m[1]);
@@ -44,6 +44,7 @@ static __device__ __forceinline__ void block_max(uint32_t (&m)[kUnroll], uint32_
 		uint32_t warp = threadIdx.x / 32, team = lanes / (32 * kUnroll);
 		if (threadIdx.x % 32 == 0) s_max[warp] = m[0];
 		__syncthreads();
+#pragma unroll 1
 		for (uint32_t k = 0; k < team; k++) m[0] = max(m[0], s_max[(warp & ~(team - 1)) + k]);
 		m[1] = m[2] = m[3] = m[0];
 	}
@@ -52,7 +53,7 @@ static __device__ __forceinline__ void block_max(uint32_t (&m)[kUnroll], uint32_
 // The short block at the end of a tensor, by one thread block: it divides, where whole
 // blocks multiply by a reciprocal, and its absmax is never zero.
 template <class Book, class Src>
-static __device__ __noinline__ void quantize_short(const void *src, void *packed, float *absmax, uint64_t start, uint32_t n, uint32_t blocksize) {
+__device__ __noinline__ void quantize_short(const void *src, void *packed, float *absmax, uint64_t start, uint32_t n, uint32_t blocksize) {
 	__shared__ uint32_t s_top;
 	if (threadIdx.x == 0) s_top = kTinyBits;
 	__syncthreads();
@@ -98,7 +99,7 @@ static __device__ __forceinline__ void quantize(const void *__restrict__ src, vo
 		float r = __frcp_rn(__uint_as_float(max(a, kTinyBits))), f[kElems];
 		Src::widen(w[u], f);
 #pragma unroll
-		for (uint32_t j = 0; j < kElems; j++) codes |= book.code(f[j] * r) << (8 * (j / 2) + (j % 2 == 0 ? 4 : 0));
+		for (uint32_t j = 0; j < kElems; j++) book.put(codes, f[j] * r, 8 * (j / 2) + (j % 2 == 0 ? 4 : 0));
 		if (i < loads) {
 			((word *)packed)[i] = (word)codes;
 			if ((i & (lanes - 1)) == 0) absmax[i >> shift] = __uint_as_float(a);

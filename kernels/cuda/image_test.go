@@ -1,0 +1,121 @@
+//go:build !nocuda
+
+package cuda
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/nf4conv/nf4conv/kernels"
+	"github.com/nf4conv/nf4conv/nf4"
+)
+
+func TestImageName(t *testing.T) {
+	for _, c := range []struct {
+		major, minor int
+		want         string
+	}{
+		{7, 5, "sm_75.cubin"}, {8, 0, "sm_80.cubin"}, {8, 6, "sm_86.cubin"}, {8, 7, "sm_86.cubin"}, {8, 9, "sm_89.cubin"},
+		{9, 0, "sm_90a.cubin"}, {9, 1, "sm_90.cubin"}, {10, 0, "sm_100.cubin"}, {10, 3, "sm_100.cubin"},
+		{11, 0, "compute_80.ptx"}, {12, 0, "sm_120.cubin"}, {12, 1, "sm_120.cubin"}, {13, 0, "compute_80.ptx"},
+	} {
+		image, name, err := Image(c.major, c.minor)
+		if err != nil || name != c.want {
+			t.Errorf("%d.%d: got %q, %v; want %q", c.major, c.minor, name, err, c.want)
+			continue
+		}
+		manifest, err := os.ReadFile("MANIFEST")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := fmt.Sprintf("bin/%s.zst %x raw", name, sha256.Sum256(image)); !strings.Contains(string(manifest), want) {
+			t.Errorf("%s: MANIFEST has no %q", name, want)
+		}
+	}
+	for _, c := range [][2]int{{0, 0}, {7, 0}, {7, 2}, {6, 1}, {-8, 0}, {8, -1}, {7, 10}} {
+		if _, name, err := Image(c[0], c[1]); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("%d.%d: got %q, %v; want ErrUnsupported", c[0], c[1], name, err)
+		}
+	}
+}
+
+// Every image has every kernel, and the emulator and the launches know no other.
+func TestImagesHaveAllKernels(t *testing.T) {
+	files, err := filepath.Glob("src/*.cu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	emulated, err := os.ReadFile("emu/kernels.cpp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`KERNEL\((\w+)\),`).FindAllSubmatch(emulated, -1) {
+		names[string(m[1])] = true
+	}
+	kernel := regexp.MustCompile(`(?m)__global__ void (?:__launch_bounds__\(\w+\) )?(\w+)\(|^(?:DE)?QUANTIZE\((\w+),|^CONVERT\((\w+),`)
+	found := 0
+	for _, f := range files {
+		src, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range kernel.FindAllSubmatch(src, -1) {
+			name := string(bytes.Join(m[1:], nil))
+			if name == "name" {
+				continue // of a macro
+			}
+			found++
+			if !names[name] {
+				t.Errorf("%s: the emulator does not know %s", f, name)
+			}
+		}
+	}
+	if found != len(names) {
+		t.Errorf("the sources have %d kernels, the emulator %d", found, len(names))
+	}
+	for _, l := range launches() {
+		if !names[l.Name] {
+			t.Errorf("no kernel is called %q", l.Name)
+		}
+	}
+	for _, cc := range [][2]int{{7, 5}, {8, 0}, {8, 6}, {8, 9}, {9, 0}, {9, 1}, {10, 0}, {12, 0}, {11, 0}} {
+		image, file, err := Image(cc[0], cc[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range names {
+			if !bytes.Contains(image, []byte(name)) {
+				t.Errorf("%s has no kernel %s", file, name)
+			}
+		}
+	}
+}
+
+func launches() []Launch {
+	list := []Launch{AbsmaxSumLaunch(1), AbsmaxFoldLaunch(1), AbsmaxOffsetLaunch(), QuantizeAbsmaxLaunch(1), DequantizeAbsmaxLaunch(1)}
+	for _, a := range floats {
+		list = append(list, FiniteLaunch(a, 1))
+		for _, b := range floats {
+			if a != b {
+				list = append(list, ConvertLaunch(a, b, 1))
+			}
+			for _, typ := range []nf4.Type{nf4.NF4, nf4.FP4} {
+				list = append(list, DequantizeLaunch(typ, b, 1))
+				if l, ok := QuantizeLaunch(typ, a, b, 1); ok {
+					list = append(list, l)
+				} else if a == kernels.F32 || a == b {
+					panic(fmt.Sprintf("no launch quantizes %v as %v", a, b))
+				}
+			}
+		}
+	}
+	return list
+}
