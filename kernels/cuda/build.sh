@@ -45,7 +45,7 @@ image() { # TARGET PTX-VERSION: makes $tmp/FILE and $tmp/FILE.zst
 	fi
 	"$bin/ptxas" -O3 --fmad=false "-arch=sm_$arch" -o "$tmp/$1.cubin" "$tmp/$1.ptx"
 	if [ "$1" = ptx ]; then mv "$tmp/ptx.ptx" "$tmp/$file"; else mv "$tmp/$1.cubin" "$tmp/$file"; fi
-	go run pack.go "$tmp/$file" "$tmp/$file.zst"
+	go run _pack/main.go "$tmp/$file" "$tmp/$file.zst"
 }
 
 digest() { sha256sum <"$1" | cut -d' ' -f1; }
@@ -56,7 +56,7 @@ header() {
 	echo "ptxas 12.9.86"
 	echo "flags $flags"
 	for t in $targets; do echo "target ${t%:*} ptx ${t#*:}"; done
-	for f in src/*.cu src/*.h build.sh toolchain.sh pack.go; do echo "source $(digest "$f") $f"; done
+	for f in src/*.cu src/*.h build.sh toolchain.sh _pack/main.go; do echo "source $(digest "$f") $f"; done
 }
 
 line() { # FILE: as built in $tmp

@@ -100,7 +100,7 @@ func TestImagesHaveAllKernels(t *testing.T) {
 }
 
 func launches() []Launch {
-	list := []Launch{AbsmaxSumLaunch(1), AbsmaxFoldLaunch(1), AbsmaxOffsetLaunch(), QuantizeAbsmaxLaunch(1), DequantizeAbsmaxLaunch(1)}
+	list := []Launch{AbsmaxSumLaunch(1), AbsmaxFoldLaunch(1), QuantizeAbsmaxLaunch(1), DequantizeAbsmaxLaunch(1)}
 	for _, a := range floats {
 		list = append(list, FiniteLaunch(a, 1))
 		for _, b := range floats {

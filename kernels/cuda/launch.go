@@ -22,9 +22,12 @@ const (
 	warpLanes = 32
 )
 
-// SumGroup is how many values absmax_sum and absmax_fold add into one, and the most that
-// absmax_offset takes.
+// SumGroup is how many values absmax_sum and absmax_fold add into one.
 const SumGroup = sumGroup
+
+// FoldAbove is the number of sums from which on folding them first is cheaper than to let
+// every block of quantize_absmax add them. It may be given up to SumGroup.
+const FoldAbove = 512
 
 // Launch is a kernel with the one-dimensional grid and block that its arguments need, and
 // its bytes of dynamic shared memory. A launch for no elements is allowed and does nothing.
@@ -91,7 +94,7 @@ func AbsmaxSumLaunch(n int64) Launch {
 }
 
 // AbsmaxFoldLaunch sums n float64 into SumLen(n); repeated while there are more than
-// SumGroup.
+// FoldAbove.
 func AbsmaxFoldLaunch(n int64) Launch {
 	return Launch{Name: "absmax_fold", Grid: grid(n, sumGroup), Block: sumLanes}
 }
@@ -99,10 +102,8 @@ func AbsmaxFoldLaunch(n int64) Launch {
 // SumLen is how many sums n values make; at least one.
 func SumLen(n int64) int64 { return max(1, ceilDiv(n, sumGroup)) }
 
-// AbsmaxOffsetLaunch turns at most SumGroup sums of n absmax into their mean.
-func AbsmaxOffsetLaunch() Launch { return Launch{Name: "absmax_offset", Grid: 1, Block: sumLanes} }
-
-// QuantizeAbsmaxLaunch writes n codes and the nested absmax of every 256 of them.
+// QuantizeAbsmaxLaunch writes the mean of n absmax from their sums, a code of each and
+// the nested absmax of every 256 of them.
 func QuantizeAbsmaxLaunch(n int64) Launch {
 	return Launch{Name: "quantize_absmax", Grid: grid(n, nested*threads/warpLanes), Block: threads}
 }

@@ -33,7 +33,7 @@ func TestManifest(t *testing.T) {
 			t.Errorf("%s has the hash %s, MANIFEST says %s: run kernels/cuda/build.sh", f[2], got, f[1])
 		}
 	}
-	for kind, patterns := range map[string][]string{"source": {"src/*", "build.sh", "toolchain.sh", "pack.go"}, "image": {"bin/*"}} {
+	for kind, patterns := range map[string][]string{"source": {"src/*", "build.sh", "toolchain.sh", "_pack/main.go"}, "image": {"bin/*"}} {
 		var files []string
 		for _, p := range patterns {
 			m, err := filepath.Glob(p)

@@ -51,7 +51,6 @@ static const emu_kernel kernels[] = {
 	KERNEL(first_above_32),
 	KERNEL(absmax_sum),
 	KERNEL(absmax_fold),
-	KERNEL(absmax_offset),
 	KERNEL(quantize_absmax),
 	KERNEL(dequantize_absmax),
 	KERNEL(probe_axpy),

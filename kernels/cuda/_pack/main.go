@@ -1,5 +1,3 @@
-//go:build ignore
-
 // Command pack compresses a file for embedding: the same bytes each time.
 package main
 
