@@ -30,11 +30,8 @@ constexpr uint32_t nearest(double x) {
 
 constexpr float kInfinity = __builtin_huge_valf();
 
-// --- NF4: ascending levels, the code is the rank.
+// --- NF4: levels ascend, the code is the rank.
 
-static __device__ constexpr float kNF4Level[16] = {
-	-0x1p+0f, -0x1.647362p-1f, -0x1.0cd66p-1f, -0x1.94654p-2f, -0x1.23449ap-2f, -0x1.7a6a7ep-3f, -0x1.74f0e2p-4f, 0.0f,
-	0x1.45f5fep-4f, 0x1.4995c6p-3f, 0x1.f809bap-3f, 0x1.5a0674p-2f, 0x1.c3497p-2f, 0x1.200f56p-1f, 0x1.722766p-1f, 0x1p+0f};
 static __device__ constexpr float kNF4Threshold[15] = {
 	-0x1.b239bp-1f, -0x1.38a4ep-1f, -0x1.d709p-2f, -0x1.5bd4ecp-2f, -0x1.e079d8p-3f, -0x1.1a7178p-3f, -0x1.74f0e2p-5f,
 	0x1.45f5fep-5f, 0x1.ec90c4p-4f, 0x1.a0cfcp-3f, 0x1.2b05a8p-2f, 0x1.8ea7f2p-2f, 0x1.00da08p-1f, 0x1.491b5ep-1f, 0x1.b913b4p-1f};
@@ -64,9 +61,6 @@ static_assert(nf4_cells().separate, "two thresholds of NF4 share a cell");
 
 // --- FP4: bits s e e m; zero has two codes, 0 for v <= 0 and 8 above.
 
-static __device__ constexpr float kFP4Level[16] = {
-	0.0f, 0x1.555556p-8f, 0x1.555556p-1f, 1.0f, 0x1.555556p-2f, 0.5f, 0x1.555556p-3f, 0.25f,
-	0.0f, -0x1.555556p-8f, -0x1.555556p-1f, -1.0f, -0x1.555556p-2f, -0.5f, -0x1.555556p-3f, -0.25f};
 // Positive thresholds, ascending; the negative ones mirror them, and there is one at zero.
 static __device__ constexpr float kFP4Threshold[7] = {
 	0x1.555556p-9f, 0x1.6p-4f, 0x1.aaaaacp-3f, 0x1.2aaaacp-2f, 0x1.aaaaacp-2f, 0x1.2aaaacp-1f, 0x1.aaaaacp-1f};
@@ -110,8 +104,16 @@ static_assert(fp4_cells().separate, "two thresholds of FP4 share a cell");
 // not depend on where they are built.
 extern __device__ const Cells d_nf4_cells;
 extern __device__ const Cells d_fp4_cells;
+extern __device__ const float d_nf4_level[16];
+extern __device__ const float d_fp4_level[16];
 __device__ const Cells d_nf4_cells = nf4_cells();
 __device__ const Cells d_fp4_cells = fp4_cells();
+__device__ const float d_nf4_level[16] = {
+	-0x1p+0f, -0x1.647362p-1f, -0x1.0cd66p-1f, -0x1.94654p-2f, -0x1.23449ap-2f, -0x1.7a6a7ep-3f, -0x1.74f0e2p-4f, 0.0f,
+	0x1.45f5fep-4f, 0x1.4995c6p-3f, 0x1.f809bap-3f, 0x1.5a0674p-2f, 0x1.c3497p-2f, 0x1.200f56p-1f, 0x1.722766p-1f, 0x1p+0f};
+__device__ const float d_fp4_level[16] = {
+	0.0f, 0x1.555556p-8f, 0x1.555556p-1f, 1.0f, 0x1.555556p-2f, 0.5f, 0x1.555556p-3f, 0.25f,
+	0.0f, -0x1.555556p-8f, -0x1.555556p-1f, -1.0f, -0x1.555556p-2f, -0.5f, -0x1.555556p-3f, -0.25f};
 
 // A code book in the lanes of a warp; all lanes call put together. It adds the code of v,
 // at the bit shift, to word.
@@ -138,12 +140,7 @@ struct NF4 {
 		for (int i = 0; i < 15; i++) r += !(v <= kNF4Threshold[i]);
 		return r;
 	}
-	static __device__ __forceinline__ float level(uint32_t code) {
-		float v = 0;
-#pragma unroll
-		for (uint32_t i = 0; i < 16; i++) v = code == i ? kNF4Level[i] : v;
-		return v;
-	}
+	static __device__ __forceinline__ float level(uint32_t code) { return d_nf4_level[code]; }
 };
 
 struct FP4 {
@@ -172,10 +169,5 @@ struct FP4 {
 		// Nibbles of kFP4Positive and kFP4Negative.
 		return (v <= 0 ? 0xbadcfe90u >> 4 * below : 0x32547618u >> 4 * above) & 15;
 	}
-	static __device__ __forceinline__ float level(uint32_t code) {
-		float v = 0;
-#pragma unroll
-		for (uint32_t i = 0; i < 16; i++) v = code == i ? kFP4Level[i] : v;
-		return v;
-	}
+	static __device__ __forceinline__ float level(uint32_t code) { return d_fp4_level[code]; }
 };

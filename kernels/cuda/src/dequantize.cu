@@ -40,13 +40,15 @@ static __device__ __forceinline__ void dequantize(const void *__restrict__ packe
 		w[u] = i < stores ? ((const word *)packed)[i] : 0;
 		a[u] = i < stores ? absmax[i >> shift] : 0.0f;
 	}
+	// Lanes 16 and above repeat the levels: a shuffle uses five bits of its index, the last of
+	// which belongs to the next code and so does not matter.
 	const float level = Book::level(threadIdx.x & 15);
 #pragma unroll
 	for (uint32_t u = 0; u < kUnroll; u++) {
 		uint64_t i = first + 32 * u;
 		float v[kElems];
 #pragma unroll
-		for (uint32_t j = 0; j < kElems; j++) v[j] = __shfl_sync(kFull, level, (int)(w[u] >> (8 * (j / 2) + (j % 2 == 0 ? 4 : 0)) & 15)) * a[u];
+		for (uint32_t j = 0; j < kElems; j++) v[j] = __shfl_sync(kFull, level, (int)(w[u] >> (8 * (j / 2) + (j % 2 == 0 ? 4 : 0)))) * a[u];
 		if (i < stores) ((uint4 *)dst)[i] = join<Dst>(v);
 	}
 	// What does not fill 16 bytes.
