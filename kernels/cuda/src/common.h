@@ -77,11 +77,17 @@ constexpr uint32_t kTile = kThreads * kUnroll; // accesses of a block
 constexpr uint32_t kTinyBits = 0x006ce3eeu;  // 1e-38: the least divisor
 constexpr uint32_t kInfBits = 0x7f800000u;
 
-// The first access of a thread: a warp takes kUnroll times 32 accesses in a row, so that
-// a block of up to kUnroll*32 accesses stays within a warp.
-static __device__ __forceinline__ uint64_t first_access() {
-	return (uint64_t)blockIdx.x * kTile + (threadIdx.x & ~31u) * kUnroll + (threadIdx.x & 31u);
-}
+// The accesses of a thread: number at and, kUnroll times, the 32nd after it, less than
+// left of which exist. A warp takes kUnroll*32 in a row, so that a block of up to
+// kUnroll*32 accesses stays within a warp. Offsets from at are constants of the code.
+struct Tile {
+	uint64_t at;
+	uint32_t left;
+	__device__ __forceinline__ explicit Tile(uint64_t accesses) {
+		at = (uint64_t)blockIdx.x * kTile + (threadIdx.x & ~31u) * kUnroll + (threadIdx.x & 31u);
+		left = accesses <= at ? 0 : accesses - at < kTile ? (uint32_t)(accesses - at) : kTile;
+	}
+};
 
 static __device__ __forceinline__ uint32_t log2_of(uint32_t power) { return 31u - (uint32_t)__clz((int)power); }
 

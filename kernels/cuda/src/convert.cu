@@ -34,14 +34,17 @@ template <> struct Four<F32> {
 template <class From, class To> static __device__ __forceinline__ void convert(const void *__restrict__ src, void *__restrict__ dst, uint64_t n) {
 	typedef typename Four<From>::type in;
 	typedef typename Four<To>::type out;
-	const uint64_t fours = n / 4, first = first_access();
+	const uint64_t fours = n / 4;
+	const Tile tile(fours);
+	const in *__restrict__ x = (const in *)src + tile.at;
+	out *__restrict__ y = (out *)dst + tile.at;
 	in w[kUnroll];
 #pragma unroll
 	for (uint32_t u = 0; u < kUnroll; u++)
-		if (first + 32 * u < fours) w[u] = ((const in *)src)[first + 32 * u];
+		if (32 * u < tile.left) w[u] = x[32 * u];
 #pragma unroll
 	for (uint32_t u = 0; u < kUnroll; u++)
-		if (first + 32 * u < fours) ((out *)dst)[first + 32 * u] = Four<To>::narrow(Four<From>::widen(w[u]));
+		if (32 * u < tile.left) y[32 * u] = Four<To>::narrow(Four<From>::widen(w[u]));
 	const uint64_t rest = 4 * fours + threadIdx.x;
 	if (blockIdx.x == gridDim.x - 1 && rest < n) Four<To>::store(dst, rest, From::load_f32_bits(src, rest));
 }

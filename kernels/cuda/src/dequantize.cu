@@ -30,26 +30,28 @@ template <class Book, class Dst>
 static __device__ __forceinline__ void dequantize(const void *__restrict__ packed, const float *__restrict__ absmax, void *__restrict__ dst, uint64_t n, uint32_t blocksize) {
 	constexpr uint32_t kElems = Dst::kElems;
 	typedef typename CodeWord<kElems>::type word;
-	const uint64_t stores = n / kElems, first = first_access();
+	const uint64_t stores = n / kElems;
 	const uint32_t shift = log2_of(blocksize / kElems);
+	const Tile tile(stores);
+	const word *__restrict__ codes = (const word *)packed + tile.at;
+	const float *__restrict__ scale = absmax + (tile.at >> shift); // adding 32*u carries into no other block
+	uint4 *__restrict__ out = (uint4 *)dst + tile.at;
 	uint32_t w[kUnroll];
 	float a[kUnroll];
 #pragma unroll
 	for (uint32_t u = 0; u < kUnroll; u++) {
-		uint64_t i = first + 32 * u;
-		w[u] = i < stores ? ((const word *)packed)[i] : 0;
-		a[u] = i < stores ? absmax[i >> shift] : 0.0f;
+		w[u] = 32 * u < tile.left ? codes[32 * u] : 0;
+		a[u] = 32 * u < tile.left ? scale[32 * u >> shift] : 0.0f;
 	}
 	// Lanes 16 and above repeat the levels: a shuffle uses five bits of its index, the last of
 	// which belongs to the next code and so does not matter.
 	const float level = Book::level(threadIdx.x & 15);
 #pragma unroll
 	for (uint32_t u = 0; u < kUnroll; u++) {
-		uint64_t i = first + 32 * u;
 		float v[kElems];
 #pragma unroll
 		for (uint32_t j = 0; j < kElems; j++) v[j] = __shfl_sync(kFull, level, (int)(w[u] >> (8 * (j / 2) + (j % 2 == 0 ? 4 : 0)))) * a[u];
-		if (i < stores) ((uint4 *)dst)[i] = join<Dst>(v);
+		if (32 * u < tile.left) out[32 * u] = join<Dst>(v);
 	}
 	// What does not fill 16 bytes.
 	const uint64_t rest = stores * kElems + threadIdx.x;

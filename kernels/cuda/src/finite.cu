@@ -15,12 +15,13 @@
 
 template <class Format> static __device__ __forceinline__ void first_above(const void *__restrict__ src, uint64_t n, uint32_t limit, unsigned long long *first_bad) {
 	constexpr uint32_t kElems = Format::kElems, kBits = 128 / kElems, kMagnitude = kBits == 16 ? 0x7fffu : 0x7fffffffu;
-	const uint64_t loads = n / kElems, first = first_access();
+	const uint64_t loads = n / kElems;
+	const Tile tile(loads);
+	const uint4 *__restrict__ x = (const uint4 *)src + tile.at;
 	uint4 w[kUnroll];
 #pragma unroll
 	for (uint32_t u = 0; u < kUnroll; u++) {
-		uint64_t i = first + 32 * u;
-		w[u] = i < loads ? ((const uint4 *)src)[i] : make_uint4(0, 0, 0, 0);
+		w[u] = 32 * u < tile.left ? x[32 * u] : make_uint4(0, 0, 0, 0);
 	}
 #pragma unroll
 	for (uint32_t u = 0; u < kUnroll; u++) {
@@ -32,7 +33,7 @@ template <class Format> static __device__ __forceinline__ void first_above(const
 			const uint32_t b = v[j * (int)kBits / 32] >> (j * (int)kBits % 32) & kMagnitude;
 			if (b >= limit) at = (uint32_t)j;
 		}
-		atomicMin(first_bad, (unsigned long long)((first + 32 * u) * kElems + at));
+		atomicMin(first_bad, (unsigned long long)((tile.at + 32 * u) * kElems + at));
 		break; // later loads of this thread have higher indices
 	}
 	const uint64_t rest = loads * kElems + threadIdx.x;

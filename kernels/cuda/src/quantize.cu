@@ -75,14 +75,16 @@ template <class Book, class Src>
 static __device__ __forceinline__ void quantize(const void *__restrict__ src, void *__restrict__ packed, float *__restrict__ absmax, uint64_t n, uint32_t blocksize) {
 	constexpr uint32_t kElems = Src::kElems;
 	typedef typename PackedWord<kElems>::type word;
-	const uint4 *__restrict__ x = (const uint4 *)src;
-	const uint64_t whole = n & ~(uint64_t)(blocksize - 1), loads = whole / kElems, first = first_access();
+	const uint64_t whole = n & ~(uint64_t)(blocksize - 1);
 	const uint32_t lanes = blocksize / kElems, shift = log2_of(lanes);
+	const Tile tile(whole / kElems);
+	const uint4 *__restrict__ x = (const uint4 *)src + tile.at;
+	word *__restrict__ out = (word *)packed + tile.at;
+	float *__restrict__ scale = absmax + (tile.at >> shift); // adding 32*u carries into no other block
 	uint4 w[kUnroll];
 #pragma unroll
 	for (uint32_t u = 0; u < kUnroll; u++) {
-		uint64_t i = first + 32 * u;
-		w[u] = i < loads ? x[i] : make_uint4(0, 0, 0, 0);
+		w[u] = 32 * u < tile.left ? x[32 * u] : make_uint4(0, 0, 0, 0);
 	}
 	const Book book;
 	uint32_t m[kUnroll];
@@ -94,15 +96,14 @@ static __device__ __forceinline__ void quantize(const void *__restrict__ src, vo
 	block_max(m, lanes);
 #pragma unroll
 	for (uint32_t u = 0; u < kUnroll; u++) {
-		uint64_t i = first + 32 * u;
 		uint32_t a = Src::to_f32_bits(m[u]), codes = 0;
 		float r = __frcp_rn(__uint_as_float(max(a, kTinyBits))), f[kElems];
 		Src::widen(w[u], f);
 #pragma unroll
 		for (uint32_t j = 0; j < kElems; j++) book.put(codes, f[j] * r, 8 * (j / 2) + (j % 2 == 0 ? 4 : 0));
-		if (i < loads) {
-			((word *)packed)[i] = (word)codes;
-			if ((i & (lanes - 1)) == 0) absmax[i >> shift] = __uint_as_float(a);
+		if (32 * u < tile.left) {
+			out[32 * u] = (word)codes;
+			if ((((uint32_t)tile.at + 32 * u) & (lanes - 1)) == 0) scale[32 * u >> shift] = __uint_as_float(a);
 		}
 	}
 	if (whole != n && blockIdx.x == gridDim.x - 1) quantize_short<Book, Src>(src, packed, absmax, whole, (uint32_t)(n - whole), blocksize);
