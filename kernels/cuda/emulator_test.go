@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,7 +19,7 @@ import (
 // An emulator is a process that runs the kernels on the host (emu/test/run.cpp).
 type emulator struct {
 	name   string
-	in     *bufio.Writer
+	in     io.Writer
 	out    *bufio.Reader
 	stderr *bytes.Buffer
 	stop   func() error
@@ -120,51 +121,40 @@ func startEmulator(t *testing.T, name, path string) *emulator {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &emulator{name: name, in: bufio.NewWriterSize(in, 1<<16), out: bufio.NewReaderSize(out, 1<<16), stderr: new(bytes.Buffer)}
+	e := &emulator{name: name, in: in, out: bufio.NewReaderSize(out, 1<<16), stderr: new(bytes.Buffer)}
 	cmd.Stderr = e.stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	e.stop = sync.OnceValue(func() error { return errorsOf(e.in.Flush(), in.Close(), cmd.Wait()) })
-	t.Cleanup(func() { e.stop() })
+	e.stop = sync.OnceValue(func() error { return errors.Join(in.Close(), cmd.Wait()) })
+	t.Cleanup(func() { _ = e.stop() })
 	return e
-}
-
-func errorsOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // launch runs a kernel. A []byte is a buffer, which is updated; anything else is a value.
 func (e *emulator) launch(t *testing.T, order uint32, l Launch, args ...any) {
 	t.Helper()
 	e.runs++
-	word := func(v uint32) { binary.Write(e.in, binary.LittleEndian, v) }
-	word(uint32(len(l.Name)))
-	e.in.WriteString(l.Name)
+	word := binary.LittleEndian.AppendUint32
+	req := append(word(nil, uint32(len(l.Name))), l.Name...)
 	for _, v := range []uint32{l.Grid, l.Block, l.Shared, order, uint32(len(args))} {
-		word(v)
+		req = word(req, v)
 	}
 	for _, a := range args {
-		if b, ok := a.([]byte); ok {
-			word(1)
-			word(uint32(len(b)))
-			e.in.Write(b)
-			continue
+		kind := uint32(0)
+		if _, ok := a.([]byte); ok {
+			kind = 1
 		}
-		var b bytes.Buffer
-		if err := binary.Write(&b, binary.LittleEndian, a); err != nil {
+		size := binary.Size(a)
+		if size < 0 {
+			t.Fatalf("argument %v has no fixed size", a)
+		}
+		var err error
+		if req, err = binary.Append(word(word(req, kind), uint32(size)), binary.LittleEndian, a); err != nil {
 			t.Fatalf("argument %v: %v", a, err)
 		}
-		word(0)
-		word(uint32(b.Len()))
-		e.in.Write(b.Bytes())
 	}
-	err := e.in.Flush()
+	_, err := e.in.Write(req)
 	for _, a := range args {
 		if b, ok := a.([]byte); ok && err == nil {
 			_, err = io.ReadFull(e.out, b)

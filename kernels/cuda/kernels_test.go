@@ -40,6 +40,9 @@ func TestQuantize(t *testing.T) {
 				{kernels.BF16, kernels.BF16}, {kernels.F16, kernels.F16}, {kernels.F32, kernels.F32}, {kernels.F32, kernels.BF16}, {kernels.F32, kernels.F16},
 			} {
 				for bs := nf4.MinBlockSize; bs <= nf4.MaxBlockSize; bs *= 2 {
+					if c.from != c.as && bs != 64 && bs != 2048 {
+						continue // they differ from the plain ones in how they read an element
+					}
 					r := rand.New(rand.NewPCG(uint64(bs), uint64(c.from)))
 					for i, n := range lengths(bs) {
 						kind := quant4test.Kinds[(i+bs/32)%len(quant4test.Kinds)]
@@ -273,7 +276,7 @@ func putMagnitude(b []byte, i int, f kernels.Float, magnitude uint32, r *rand.Ra
 func TestDoubleQuant(t *testing.T) {
 	eachEmulator(t, func(t *testing.T, e *emulator) {
 		r := rand.New(rand.NewPCG(7, 7))
-		sizes := []int{1, 2, 3, 255, 256, 257, 511, 512, 2048, 2049, 4095, 4096, 4097, 8191, 30_000}
+		sizes := []int{1, 2, 3, 255, 256, 257, 511, 512, 2048, 2049, 4095, 4096, 4097, 8191, 30_000, 70*4096 + 5}
 		for kind := range 6 {
 			for i, n := range sizes {
 				absmax := make([]float32, n)
@@ -293,12 +296,15 @@ func TestDoubleQuant(t *testing.T) {
 func TestFold(t *testing.T) {
 	eachEmulator(t, func(t *testing.T, e *emulator) {
 		n := 4096*3 + 100
+		r := rand.New(rand.NewPCG(9, 1))
 		sums := make([]float64, n)
 		for i := range sums {
-			sums[i] = rand.New(rand.NewPCG(uint64(i), 1)).Float64()
+			sums[i] = r.Float64()
 		}
 		in, out := make([]byte, 8*n), make([]byte, 8*SumLen(int64(n)))
-		binary.Encode(in, binary.LittleEndian, sums)
+		if _, err := binary.Encode(in, binary.LittleEndian, sums); err != nil {
+			t.Fatal(err)
+		}
 		e.launch(t, 2, AbsmaxFoldLaunch(int64(n)), in, out, uint64(n))
 		for g := range SumLen(int64(n)) {
 			var acc [64]float64
