@@ -27,12 +27,13 @@ type Scratch interface {
 	Close() error
 }
 
-// ScratchSpec is what the largest chunk of any job takes, in bytes but for Blocks.
+// ScratchSpec is what the largest chunk of any job takes.
 type ScratchSpec struct {
-	In     int64 // as read
-	Cast   int64 // after a cast; 0 when no job casts
-	Packed int64 // 4-bit codes; 0 when no job quantizes
-	Blocks int64 // scales of a chunk
+	In        int64 // bytes as read
+	Cast      int64 // bytes after a cast; 0 when no job casts
+	Packed    int64 // bytes of 4-bit codes; 0 when no job quantizes
+	Blocks    int64 // scales of a chunk
+	JobBlocks int64 // scales of the largest job
 }
 
 // JobSpec is what an engine needs to know of a job.

@@ -47,6 +47,7 @@ func scratchSpec(jobs []*jobRun, chunk int64) ScratchSpec {
 		if w.quantize {
 			s.Packed = max(s.Packed, nf4.PackedLen(n))
 			s.Blocks = max(s.Blocks, nf4.NumBlocks(n, w.blockSize))
+			s.JobBlocks = max(s.JobBlocks, nf4.NumBlocks(w.elems, w.blockSize))
 		}
 	}
 	return s

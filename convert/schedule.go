@@ -87,6 +87,9 @@ func makeSchedule(jobs []Job, res Resources) (Schedule, error) {
 	workers := res.Threads
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
+		if len(res.Devices) > 0 {
+			workers *= 2 // half of them wait for a device
+		}
 	}
 	workers = max(workers, len(res.Devices))
 	chunk := int64(maxChunkElems)

@@ -25,6 +25,7 @@ type app struct {
 	stdout, stderr *os.File
 	json           bool // --json was given
 	quiet          bool
+	autoBytes      int64 // weights from which --device auto looks for a GPU
 }
 
 // global are the flags of every verb.
@@ -32,7 +33,7 @@ type global struct {
 	json, quiet, verbose bool
 	logFormat            string
 	progress             string
-	device               string
+	device               deviceChoice
 	threads              int
 	memory               int64
 }
@@ -132,7 +133,7 @@ func globalFlags() []cli.Flag {
 		boolFlag("quiet", "print nothing but errors and results", "q"),
 		boolFlag("verbose", "say more", "v"),
 		stringFlag("log-format", "text", "`FORMAT` of messages on stderr: text or json"),
-		&cli.IntFlag{Name: "threads", Usage: "`N` workers (default: one per CPU)", EnvVars: env("threads")},
+		&cli.IntFlag{Name: "threads", Usage: "`N` workers (default: one per CPU, two with a GPU)", EnvVars: env("threads")},
 		stringFlag("memory", "", "cap on buffers, as in 512MiB or 4GB (default: 128MiB, or what the largest tensor needs)"),
 		stringFlag("device", "auto", "`WHERE` to compute: auto, cpu, cuda or cuda:0,1"),
 		stringFlag("progress", "auto", "`HOW` to show progress: auto, plain or none"),
@@ -142,7 +143,7 @@ func globalFlags() []cli.Flag {
 func readGlobal(c *cli.Context) (*global, error) {
 	g := &global{
 		json: c.Bool("json"), quiet: c.Bool("quiet"), verbose: c.Bool("verbose"), logFormat: c.String("log-format"),
-		progress: c.String("progress"), device: c.String("device"), threads: c.Int("threads"),
+		progress: c.String("progress"), threads: c.Int("threads"),
 	}
 	if g.quiet && g.verbose {
 		return nil, fault.Usagef("--quiet and --verbose contradict each other")
@@ -160,7 +161,8 @@ func readGlobal(c *cli.Context) (*global, error) {
 	if g.memory, err = sizeFlag(c, "memory"); err != nil {
 		return nil, err
 	}
-	return g, checkDevice(g.device)
+	g.device, err = parseDevice(c.String("device"))
+	return g, err
 }
 
 func oneOf(flag, value string, allowed ...string) error {
@@ -186,17 +188,6 @@ func sizeFlag(c *cli.Context, name string) (int64, error) {
 		return 0, fault.Usagef("--%s %q: expected more than nothing", name, s)
 	}
 	return n, nil
-}
-
-// checkDevice knows what this build can use: CUDA is not in it.
-func checkDevice(d string) error {
-	switch {
-	case d == "auto", d == "cpu":
-		return nil
-	case d == "cuda", strings.HasPrefix(d, "cuda:"):
-		return fault.WithHint(fault.IOf("--device %s: no usable GPU: this build has no CUDA backend", d), "--device cpu writes the same bytes")
-	}
-	return fault.Usagef("--device %q: expected auto, cpu, cuda or cuda:N,M", d)
 }
 
 // logger writes messages of the library to stderr.

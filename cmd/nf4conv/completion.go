@@ -73,5 +73,5 @@ func completion(shell string) (string, error) {
 
 // verbsWithoutCompletion breaks the circle between the verb and the list it prints.
 func verbsWithoutCompletion() []verb {
-	return []verb{quantizeVerb(), dequantizeVerb(), inspectVerb(), diffVerb(), devicesVerb(), versionVerb()}
+	return []verb{quantizeVerb(), dequantizeVerb(), inspectVerb(), diffVerb(), devicesVerb(), benchVerb(), versionVerb()}
 }

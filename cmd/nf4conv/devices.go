@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -9,17 +10,22 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/nf4conv/nf4conv/internal/machine"
+	"github.com/nf4conv/nf4conv/internal/units"
 	"github.com/nf4conv/nf4conv/kernels"
+	"github.com/nf4conv/nf4conv/kernels/cuda"
+	"github.com/nf4conv/nf4conv/kernels/cuda/driver"
 )
 
 // devicesDoc is what `devices --json` prints.
 type devicesDoc struct {
-	Schema   string      `json:"schema"`
-	CPU      cpuDoc      `json:"cpu"`
-	GPUs     []struct{}  `json:"gpus"`
-	GPUNote  string      `json:"gpu_note"`
-	Selected string      `json:"selected"`
-	Tiers    []tierState `json:"tiers"`
+	Schema string      `json:"schema"`
+	CPU    cpuDoc      `json:"cpu"`
+	Tiers  []tierState `json:"tiers"`
+	Driver *driverDoc  `json:"cuda_driver,omitempty"`
+	GPUs   []gpuDoc    `json:"gpus"`
+	// GPUNote says why there are none.
+	GPUNote  string `json:"gpu_note,omitempty"`
+	Selected string `json:"selected"` // by --device auto for a large model
 }
 
 type cpuDoc struct {
@@ -35,36 +41,133 @@ type tierState struct {
 	Why      string `json:"why"`
 }
 
+type driverDoc struct {
+	Library string `json:"library"`
+	API     string `json:"api"` // version of the driver API
+}
+
+type gpuDoc struct {
+	Name      string `json:"name"` // as --device takes it
+	Model     string `json:"model"`
+	UUID      string `json:"uuid"`
+	Compute   string `json:"compute_capability"`
+	Memory    int64  `json:"memory_bytes"`
+	Free      int64  `json:"free_bytes"`
+	SMs       int    `json:"multiprocessors"`
+	Bandwidth int64  `json:"peak_bandwidth_bytes_per_s"` // of its memory, by clock and width
+	PCI       string `json:"pci"`
+	Image     string `json:"kernels"` // the compiled kernels it would run
+	Usable    bool   `json:"usable"`
+	Why       string `json:"why,omitempty"` // it cannot be used
+}
+
 func devicesVerb() verb {
 	return verb{
 		name: "devices", usage: "show what this machine computes with", args: "", maxArgs: 0, example: "nf4conv devices", codes: "0 success, 2 wrong usage",
 		run: func(_ context.Context, a *app, g *global, _ *cli.Context) error {
-			doc := devicesDoc{
-				Schema: "nf4conv.devices/1", CPU: cpuDoc{machine.CPUModel(), runtime.GOARCH, runtime.NumCPU()}, GPUs: []struct{}{},
-				GPUNote: "this build has no CUDA backend", Selected: "cpu (" + kernels.Tier() + ")",
-				Tiers: []tierState{
-					{"generic", true, "Go, the definition of every result"},
-					{"avx2", false, has(kernels.Features.AVX2, "AVX2, FMA and F16C")},
-					{"avx512", false, has(kernels.Features.AVX512, "AVX-512 F, BW, VL and DQ")},
-				},
-			}
+			doc := findDevices()
 			if g.json {
-				return a.result(&doc)
+				return a.result(doc)
 			}
-			var b strings.Builder
-			fmt.Fprintf(&b, "cpu      %s, %d cores\n", strings.TrimPrefix(doc.CPU.Model+", "+doc.CPU.Arch, ", "), doc.CPU.Cores)
-			for _, t := range doc.Tiers {
-				mark := "-"
-				if t.Selected {
-					mark = "*"
-				}
-				fmt.Fprintf(&b, "  %s %-8s %s\n", mark, t.Name, t.Why)
-			}
-			fmt.Fprintf(&b, "gpu      none: %s\nselected %s\n", doc.GPUNote, doc.Selected)
-			_, err := fmt.Fprint(a.stdout, b.String())
+			_, err := fmt.Fprint(a.stdout, devicesText(doc))
 			return err
 		},
 	}
+}
+
+func findDevices() *devicesDoc {
+	doc := &devicesDoc{
+		Schema: "nf4conv.devices/1", CPU: cpuDoc{machine.CPUModel(), runtime.GOARCH, runtime.NumCPU()}, GPUs: []gpuDoc{},
+		Selected: "cpu (" + kernels.Tier() + ")",
+		Tiers: []tierState{
+			{"generic", true, "Go, the definition of every result"},
+			{"avx2", false, has(kernels.Features.AVX2, "AVX2, FMA and F16C")},
+			{"avx512", false, has(kernels.Features.AVX512, "AVX-512 F, BW, VL and DQ")},
+		},
+	}
+	lib, err := driver.Open()
+	if err != nil {
+		doc.GPUNote = err.Error()
+		return doc
+	}
+	doc.Driver = &driverDoc{lib.Path(), lib.Version().String()}
+	var usable []string
+	for _, info := range lib.Devices() {
+		d := describeGPU(lib, info)
+		if d.Usable {
+			usable = append(usable, strings.TrimPrefix(d.Name, "cuda:"))
+		}
+		doc.GPUs = append(doc.GPUs, d)
+	}
+	if len(usable) > 0 {
+		doc.Selected = "cuda:" + strings.Join(usable, ",")
+	}
+	return doc
+}
+
+func describeGPU(lib driver.Library, info driver.Info) gpuDoc {
+	d := gpuDoc{
+		Name: fmt.Sprintf("cuda:%d", info.Index), Model: info.Name, UUID: info.UUIDString(), Compute: fmt.Sprintf("%d.%d", info.Major, info.Minor),
+		Memory: int64(info.TotalMemory), SMs: info.SMs, Bandwidth: int64(info.PeakBandwidth()), PCI: info.PCIBusID,
+	}
+	image, name, err := cuda.Image(info.Major, info.Minor)
+	if err == nil {
+		d.Image = name
+		d.Free, err = tryGPU(lib, info.Index, image)
+	}
+	if d.Usable = err == nil; err != nil {
+		d.Why = err.Error()
+	}
+	return d
+}
+
+// tryGPU loads the kernels and returns the memory that is free.
+func tryGPU(lib driver.Library, index int, image []byte) (free int64, err error) {
+	dev, err := lib.OpenDevice(index)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	m, err := dev.LoadModule(image)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	n, _, err := dev.MemInfo()
+	return int64(n), err
+}
+
+func devicesText(doc *devicesDoc) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "cpu      %s, %d cores\n", strings.TrimPrefix(doc.CPU.Model+", "+doc.CPU.Arch, ", "), doc.CPU.Cores)
+	for _, t := range doc.Tiers {
+		fmt.Fprintf(&b, "  %s %-8s %s\n", mark(t.Selected), t.Name, t.Why)
+	}
+	if doc.Driver == nil {
+		fmt.Fprintf(&b, "gpu      none: %s\n", doc.GPUNote)
+	} else {
+		fmt.Fprintf(&b, "gpu      CUDA driver API %s (%s)\n", doc.Driver.API, doc.Driver.Library)
+	}
+	for _, d := range doc.GPUs {
+		fmt.Fprintf(&b, "  %s %-8s %s, compute capability %s, %d multiprocessors, PCI %s\n", mark(d.Usable), d.Name, d.Model, d.Compute, d.SMs, d.PCI)
+		if d.Usable {
+			fmt.Fprintf(&b, "             %s, %s free, %s/s by clock and width; kernels %s\n", units.IBytes(d.Memory), units.IBytes(d.Free), units.Bytes(d.Bandwidth), d.Image)
+		} else {
+			fmt.Fprintf(&b, "             not usable: %s\n", d.Why)
+		}
+	}
+	fmt.Fprintf(&b, "selected %s\n", doc.Selected)
+	if len(doc.GPUs) > 0 {
+		fmt.Fprintf(&b, "         by --device auto for weights of %s and more, else the CPU; the bytes are the same\n", units.IBytes(autoDeviceBytes))
+	}
+	return b.String()
+}
+
+func mark(selected bool) string {
+	if selected {
+		return "*"
+	}
+	return "-"
 }
 
 func has(there bool, what string) string {

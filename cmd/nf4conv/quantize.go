@@ -44,6 +44,7 @@ func runFlags() []cli.Flag {
 		boolFlag("restart", "throw away what an interrupted run left"),
 		boolFlag("sha256", "add a SHA-256 of every weight file to the manifest, and SHA256SUMS"),
 		boolFlag("card", "add a section about the conversion to README.md"),
+		stringFlag("gpu-memory", "", "cap on buffers in the memory of a GPU: one `SIZE`, or one for each, as in 1GiB,512MiB (default: 1GiB or what is free)"),
 		boolFlag("no-sync", "do not wait for the disk at the end (for measurements)"),
 	}
 }
@@ -53,8 +54,8 @@ func runQuantize(ctx context.Context, a *app, g *global, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.runPlan(ctx, g, c, func(src *hf.Checkpoint, fileName string) (*convert.Plan, error) {
-		o.FileName = fileName
+	return a.runPlan(ctx, g, c, func(src *hf.Checkpoint, fileName string, devices []convert.DeviceBudget) (*convert.Plan, error) {
+		o.FileName, o.Devices = fileName, devices
 		return convert.Quantize(src, o)
 	})
 }
@@ -112,8 +113,8 @@ func runDequantize(ctx context.Context, a *app, g *global, c *cli.Context) error
 		return err
 	}
 	o.Resources = convert.Resources{Threads: g.threads, Memory: g.memory}
-	return a.runPlan(ctx, g, c, func(src *hf.Checkpoint, fileName string) (*convert.Plan, error) {
-		o.FileName = fileName
+	return a.runPlan(ctx, g, c, func(src *hf.Checkpoint, fileName string, devices []convert.DeviceBudget) (*convert.Plan, error) {
+		o.FileName, o.Devices = fileName, devices
 		return convert.Dequantize(src, o)
 	})
 }

@@ -28,7 +28,7 @@ type runDoc struct {
 
 // runPlan is the common part of the verbs that write a checkpoint: open, plan, show,
 // run, sum up.
-func (a *app) runPlan(ctx context.Context, g *global, c *cli.Context, build func(*hf.Checkpoint, string) (*convert.Plan, error)) (err error) {
+func (a *app) runPlan(ctx context.Context, g *global, c *cli.Context, build builder) (err error) {
 	if c.Bool("restart") && c.Bool("dry-run") {
 		return fault.Usagef("--restart and --dry-run contradict each other: a dry run removes nothing")
 	}
@@ -45,10 +45,14 @@ func (a *app) runPlan(ctx context.Context, g *global, c *cli.Context, build func
 	if err != nil {
 		return err
 	}
-	plan, err := build(src, fileName)
+	at, err := a.planOn(g, src, fileName, c.String("gpu-memory"), build)
 	if err != nil {
 		return err
 	}
+	if at.engine != nil {
+		defer func() { err = errors.Join(err, at.engine.Close()) }()
+	}
+	plan := at.plan
 	for _, w := range plan.Warnings {
 		a.say("warning: %s", w)
 	}
@@ -65,11 +69,12 @@ func (a *app) runPlan(ctx context.Context, g *global, c *cli.Context, build func
 	debug.SetMemoryLimit(plan.Schedule.Memory + 32<<20)
 	var progress convert.Progress
 	stop := a.showProgress(&progress, plan, g)
-	res, err := convert.Run(ctx, plan, convert.RunOptions{
+	res, err := a.runOn(ctx, g, &at, convert.RunOptions{
 		Out: out, Overwrite: c.Bool("overwrite"), Restart: c.Bool("restart"), SHA256: c.Bool("sha256"), Card: c.Bool("card"),
 		NoSync: c.Bool("no-sync"), Tool: thisTool(), Progress: &progress, Log: a.logger(g),
-	})
+	}, func() (*convert.Plan, error) { return build(src, fileName, nil) })
 	stop()
+	plan = at.plan
 	if err != nil {
 		return err
 	}

@@ -28,14 +28,14 @@ const schemaDir = "../../docs/schema"
 // documents are the types of everything printed with --json, by the name of their
 // schema: docs/schema/NAME.json.
 var documents = map[string]any{
-	"plan": convert.Plan{}, "run": runDoc{}, "inspect": inspect.Report{}, "diff": compare.Result{}, "devices": devicesDoc{},
+	"plan": convert.Plan{}, "run": runDoc{}, "inspect": inspect.Report{}, "diff": compare.Result{}, "devices": devicesDoc{}, "bench": benchDoc{},
 	"version": versionDoc{}, "error": errorDoc{}, "manifest": convert.Manifest{},
 }
 
 // The schemas say what the Go types say, comments included: a field that is added,
 // renamed or removed shows here.
 func TestSchemasAreUpToDate(t *testing.T) {
-	docs := fieldDocs(t, ".", "../../convert", "../../inspect", "../../compare")
+	docs := fieldDocs(t, ".", "../../convert", "../../inspect", "../../compare", "../../bench")
 	for name, doc := range documents {
 		g := generator{docs: docs, defs: map[string]any{}}
 		schema := g.object(reflect.TypeOf(doc))

@@ -40,7 +40,7 @@ func (a *app) showPlan(w io.Writer, p *convert.Plan, out string, verbose bool) {
 		line([]string{p.Model.DType, ""}[min(i, 1)], "%s", text)
 	}
 	line("size", "%s -> %s in %d %s", units.Bytes(t.BytesIn), units.Bytes(t.BytesOut), len(p.Files), plural(len(p.Files), "file"))
-	line("run", "cpu, %d %s, buffers of %s at most", p.Schedule.Workers, plural(p.Schedule.Workers, "worker"), units.IBytes(p.Schedule.Memory))
+	line("run", "%s, %d %s, buffers of %s at most", deviceText(&p.Schedule), p.Schedule.Workers, plural(p.Schedule.Workers, "worker"), units.IBytes(p.Schedule.Memory))
 	for _, l := range p.Loaders {
 		if verbose {
 			line("loader", "%s: %s", l.Name, l.Why)
@@ -59,6 +59,18 @@ func plural(n int, noun string) string {
 		return noun
 	}
 	return noun + "s"
+}
+
+// deviceText is where a run computes: "cpu", or "cuda:0 (144 MiB), cuda:1 (144 MiB)".
+func deviceText(s *convert.Schedule) string {
+	var parts []string
+	for _, d := range s.Devices {
+		parts = append(parts, fmt.Sprintf("%s (%s)", d.Name, units.IBytes(d.Memory)))
+	}
+	if len(parts) == 0 {
+		return "cpu"
+	}
+	return strings.Join(parts, ", ")
 }
 
 // keptText lists what is not quantized and why: in one line where that is short, else

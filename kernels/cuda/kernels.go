@@ -13,7 +13,7 @@
 //	convert_{bf16,f16,f32}_{bf16,f16,f32}       (src, dst, n u64)
 //	first_above_{16,32}                         (src, n u64, limit u32, first *u64)
 //	absmax_sum, absmax_fold                     (in *f32 or *f64, partial *f64, n u64)
-//	quantize_absmax                             (absmax, partial *f64, count u32, map, codes, nested, offset *f32, n u64)
+//	quantize_absmax                             (absmax, partial *f64, count u32, map, codes, nested, offset *f32, n u64, total u64)
 //	dequantize_absmax                           (codes, nested, map, offset f32, absmax, n u64, blockSize u32)
 //
 // Arguments are device pointers unless a type is given. Every buffer starts at a multiple

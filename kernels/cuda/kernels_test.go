@@ -355,7 +355,7 @@ func checkDoubleQuant(t *testing.T, e *emulator, absmax []float32, order uint32)
 		partial, count = folded, SumLen(count)
 	}
 	offset, codes, nestedBytes, table := make([]byte, 4), make([]byte, n), make([]byte, 4*len(wantNested)), floatBytes(doublequant.Map()[:])
-	e.launch(t, order, QuantizeAbsmaxLaunch(int64(n)), in, partial, uint32(count), table, codes, nestedBytes, offset, uint64(n))
+	e.launch(t, order, QuantizeAbsmaxLaunch(int64(n)), in, partial, uint32(count), table, codes, nestedBytes, offset, uint64(n), uint64(n))
 	sameFloats(t, "offset", offset, []float32{wantOffset})
 	sameFloats(t, "nested absmax", nestedBytes, wantNested)
 	if !bytes.Equal(codes, wantCodes) {

@@ -4,13 +4,13 @@
 //
 //	absmax_sum(absmax, partial, n)          partial[g] = sum of absmax[4096g : 4096g+4096]
 //	absmax_fold(partial, next, n)           the same of float64 sums
-//	quantize_absmax(absmax, partial, count, map, codes, nested, offset, n)
-//	                                        offset = sum of count <= 4096 partial sums / n
+//	quantize_absmax(absmax, partial, count, map, codes, nested, offset, n, total)
+//	                                        offset = sum of count <= 4096 partial sums / total
 //	dequantize_absmax(codes, nested, map, offset, absmax, n, blocksize)
 //
 // CPU reference: doublequant/doublequant.go. Launch: cuda.AbsmaxSumLaunch and the ones
-// after it. A tensor may be summed in pieces that start at multiples of 4096. map is
-// doublequant.Map.
+// after it. A tensor of total absmax may be summed in pieces that start at multiples of
+// 4096 and quantized in pieces of n that start at multiples of 256. map is doublequant.Map.
 //
 // Sums have one order: 64 accumulators, number j of the elements j, j+64, ...; then the
 // upper half is added to the lower one, six times. A block of 64 threads does 4096
@@ -73,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(kSumLanes) absmax_fold(const double
 // A warp quantizes a group, eight absmax a lane in two runs of four.
 extern "C" __global__ void __launch_bounds__(kThreads) quantize_absmax(const float *__restrict__ absmax, const double *__restrict__ partial, uint32_t count,
                                                                        const float *__restrict__ map, uint8_t *__restrict__ codes, float *__restrict__ nested,
-                                                                       float *__restrict__ offset, uint64_t n) {
+                                                                       float *__restrict__ offset, uint64_t n, uint64_t total) {
 	const uint32_t lane = threadIdx.x & 31;
 	const uint64_t group = (uint64_t)blockIdx.x * (kThreads / 32) + threadIdx.x / 32, start = group * kNested + 4 * lane;
 	float y[8];
@@ -93,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) quantize_absmax(const flo
 	if (threadIdx.x < 255) s_mid[threadIdx.x] = __fmul_rn(__fadd_rn(map[threadIdx.x], map[threadIdx.x + 1]), 0.5f);
 	const double sum = group_sum(partial, count);
 	if (threadIdx.x == 0) {
-		s_mean = __double2float_rn(__ddiv_rn(sum, __ull2double_rn(n)));
+		s_mean = __double2float_rn(__ddiv_rn(sum, __ull2double_rn(total)));
 		if (blockIdx.x == 0) *offset = s_mean;
 	}
 	__syncthreads();
