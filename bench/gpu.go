@@ -17,8 +17,13 @@ import (
 )
 
 // gpuElems is the size of the weight that the kernels work on: an 8192 x 8192 matrix, or less
-// where a device has less memory.
-const gpuElems = 8192 * 8192
+// where a device has less memory. The launches of double quantization weigh less in a large
+// weight: it is measured on a 28672 x 8192 matrix, one of a model of 70 billion parameters, too.
+// Tests make them smaller.
+var (
+	gpuElems int64 = 8192 * 8192
+	gpuLarge int64 = 28672 * 8192
+)
 
 // Names of a GPU's limits.
 const (
@@ -49,7 +54,8 @@ type gpuWork struct {
 	start   driver.Event
 	end     driver.Event
 	args    *driver.Args
-	elems   int64
+	elems   int64      // of the standard case
+	large   int64      // of a large weight, for which there is memory in 16 bits
 	memory  driver.Ptr // in one piece, cut below
 	src     driver.Ptr // 4*elems
 	dst     driver.Ptr // 4*elems
@@ -68,7 +74,7 @@ func openGPU(lib driver.Library, info driver.Info) (*gpuWork, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gpuWork{args: driver.NewArgs(), elems: gpuElems}
+	g := &gpuWork{args: driver.NewArgs(), elems: gpuElems, large: gpuLarge}
 	if g.dev, err = lib.OpenDevice(info.Index); err != nil {
 		return nil, err
 	}
@@ -83,8 +89,8 @@ func (g *gpuWork) prepare(image []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	for uint64(g.elems)*10 > free/2 {
-		g.elems /= 2
+	for uint64(g.large)*6 > free/2 {
+		g.elems, g.large = g.elems/2, g.large/2
 	}
 	if g.module, err = g.dev.LoadModule(image); err != nil {
 		return err
@@ -93,7 +99,7 @@ func (g *gpuWork) prepare(image []byte) (err error) {
 		if g.streams[i], err = g.dev.NewStream(); err != nil {
 			return err
 		}
-		if g.host[i], err = g.dev.AllocHost(1 << 26); err != nil {
+		if g.host[i], err = g.dev.AllocHost(int(min(1<<26, 2*g.large))); err != nil {
 			return err
 		}
 	}
@@ -103,13 +109,12 @@ func (g *gpuWork) prepare(image []byte) (err error) {
 	if g.end, err = g.dev.NewEvent(); err != nil {
 		return err
 	}
-	n := g.elems
-	blocks := n / 32
+	n, blocks := g.large, g.large/32
 	sizes := []struct {
 		at   *driver.Ptr
 		size int64
 	}{
-		{&g.src, 4 * n}, {&g.dst, 4 * n}, {&g.packed, n / 2}, {&g.absmax, 4 * blocks}, {&g.codes, blocks},
+		{&g.src, 2 * n}, {&g.dst, 2 * n}, {&g.packed, n / 2}, {&g.absmax, 4 * blocks}, {&g.codes, blocks},
 		{&g.nested, 4 * doublequant.Groups(blocks)}, {&g.sums, 8 * cuda.SumLen(blocks)}, {&g.offset, 4}, {&g.dynamic, 1024},
 	}
 	var total int64
@@ -134,8 +139,8 @@ func (g *gpuWork) fill() error {
 	s := g.streams[0]
 	err := s.CopyIn(g.dynamic, m)
 	copy(g.host[0], weights(len(g.host[0])/2))
-	for off := int64(0); off < 4*g.elems; off += int64(len(g.host[0])) {
-		err = errors.Join(err, s.CopyIn(g.src+driver.Ptr(off), g.host[0][:min(int64(len(g.host[0])), 4*g.elems-off)]))
+	for off := int64(0); off < 2*g.large; off += int64(len(g.host[0])) {
+		err = errors.Join(err, s.CopyIn(g.src+driver.Ptr(off), g.host[0][:min(int64(len(g.host[0])), 2*g.large-off)]))
 	}
 	return errors.Join(err, s.Synchronize())
 }
@@ -207,7 +212,6 @@ func (g *gpuWork) measure(ctx context.Context, r *Report) error {
 	if err := g.copies(r); err != nil {
 		return err
 	}
-	n := g.elems
 	for _, c := range g.kernels() {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -216,7 +220,7 @@ func (g *gpuWork) measure(ctx context.Context, r *Report) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
-		r.add(c.name, int64(math.Round(c.bytes*float64(n))), times, copyDevice)
+		r.add(c.name, int64(math.Round(c.bytes*float64(c.elems))), times, copyDevice)
 	}
 	return nil
 }
@@ -254,6 +258,7 @@ func (g *gpuWork) copies(r *Report) error {
 type gpuKernel struct {
 	name  string
 	bytes float64
+	elems int64
 	run   func() error
 }
 
@@ -267,28 +272,31 @@ func (g *gpuWork) kernels() []gpuKernel {
 				}
 				per := float64(f.Size()) + 0.5 + 4/float64(bs)
 				out = append(out,
-					gpuKernel{fmt.Sprintf("quantize %v to %v, blocks of %d", f, typ, bs), per, func() error { return g.quantize(typ, f, f, bs) }},
-					gpuKernel{fmt.Sprintf("dequantize %v to %v, blocks of %d", typ, f, bs), per, func() error { return g.dequantize(typ, f, bs) }})
+					gpuKernel{fmt.Sprintf("quantize %v to %v, blocks of %d", f, typ, bs), per, g.elems, func() error { return g.quantize(typ, f, f, g.elems, bs) }},
+					gpuKernel{fmt.Sprintf("dequantize %v to %v, blocks of %d", typ, f, bs), per, g.elems, func() error { return g.dequantize(typ, f, bs) }})
 			}
 		}
 	}
 	per := 2 + 0.5 + 4/64.0
+	// The scales are read again and their codes written: 4 and 1 bytes a block.
+	double := func(n int64) gpuKernel {
+		return gpuKernel{fmt.Sprintf("quantize bfloat16 to nf4 with double quantization, %d weights", n), per + 5/64.0, n, func() error {
+			return errors.Join(g.quantize(nf4.NF4, kernels.BF16, kernels.BF16, n, 64), g.nest(n/64))
+		}}
+	}
 	return append(out,
-		gpuKernel{"quantize float32, cast to bfloat16, to nf4, blocks of 64", per + 2, func() error { return g.quantize(nf4.NF4, kernels.F32, kernels.BF16, 64) }},
-		// The scales are read again and their codes written: 4 and 1 bytes a block.
-		gpuKernel{"quantize bfloat16 to nf4 with double quantization, blocks of 64", per + 5/64.0, func() error {
-			return errors.Join(g.quantize(nf4.NF4, kernels.BF16, kernels.BF16, 64), g.nest(64))
-		}},
-		gpuKernel{"convert float32 to bfloat16", 6, func() error { return g.convert(kernels.F32, kernels.BF16) }},
-		gpuKernel{"finite check of bfloat16", 2, g.finite})
+		gpuKernel{"quantize float32, cast to bfloat16, to nf4, blocks of 64", per + 2, g.elems, func() error { return g.quantize(nf4.NF4, kernels.F32, kernels.BF16, g.elems, 64) }},
+		double(g.elems), double(g.large),
+		gpuKernel{"convert float32 to bfloat16", 6, g.elems, func() error { return g.convert(kernels.F32, kernels.BF16) }},
+		gpuKernel{"finite check of bfloat16", 2, g.elems, g.finite})
 }
 
-func (g *gpuWork) quantize(t nf4.Type, from, as kernels.Float, bs int64) error {
-	l, ok := cuda.QuantizeLaunch(t, from, as, g.elems)
+func (g *gpuWork) quantize(t nf4.Type, from, as kernels.Float, n, bs int64) error {
+	l, ok := cuda.QuantizeLaunch(t, from, as, n)
 	if !ok {
 		return fmt.Errorf("no kernel quantizes %v cast to %v", from, as)
 	}
-	g.args.Reset().Ptr(g.src).Ptr(g.packed).Ptr(g.absmax).U64(uint64(g.elems)).U32(uint32(bs))
+	g.args.Reset().Ptr(g.src).Ptr(g.packed).Ptr(g.absmax).U64(uint64(n)).U32(uint32(bs))
 	return g.launch(l)
 }
 
@@ -308,8 +316,7 @@ func (g *gpuWork) finite() error {
 }
 
 // nest is the second level over the scales that quantize left.
-func (g *gpuWork) nest(bs int64) error {
-	blocks := g.elems / bs
+func (g *gpuWork) nest(blocks int64) error {
 	g.args.Reset().Ptr(g.absmax).Ptr(g.sums).U64(uint64(blocks))
 	if err := g.launch(cuda.AbsmaxSumLaunch(blocks)); err != nil {
 		return err

@@ -4,9 +4,10 @@
   cuda_codes.py SRC OUT [SRC OUT ...]
 
 OUT was made from SRC by `nf4conv quantize`. Every weight is quantized again by bitsandbytes on the GPU. Its kernels differ
-from its own definition on the CPU in three ways, which are counted apart: all-zero blocks (code 0 for that of 0.0), the
-short last block (a reciprocal for a division), and an approximate reciprocal, which shows in float16 and float32 sources
-alone. Everything else must be equal: exit 1 when it is not.
+from its own definition on the CPU in four ways, which are counted apart: all-zero blocks (code 0 for that of 0.0), the
+short last block (a reciprocal for a division), the two codes of fp4 that stand for 0.0 (the CPU's goes by the sign of
+the weight the other way), and an approximate reciprocal, which shows in float16 and float32 sources alone. Everything
+else must be equal: exit 1 when it is not.
 """
 import json
 import os
@@ -28,7 +29,7 @@ def nibbles(packed):
 
 def compare(src, out):
     """(weights, codes, differing codes by cause, differing absmax) of a checkpoint"""
-    differ = {"zero block": 0, "short block": 0, "reciprocal": 0, "other": 0}
+    differ = {"zero block": 0, "short block": 0, "zeros of fp4": 0, "reciprocal": 0, "other": 0}
     weights = codes = scales = 0
     dtype = reference.DTYPES[out.dtype()]
     for name, quant_type in out.quantized().items():
@@ -44,7 +45,9 @@ def compare(src, out):
         short = block == n // bs
         differ["zero block"] += int((wrong & zero & ~short).sum())
         differ["short block"] += int((wrong & short).sum())
-        rest = int((wrong & ~zero & ~short).sum())
+        zeros = wrong & ~zero & ~short & (quant_type == "fp4") & (theirs & 7 == 0) & (ours & 7 == 0)
+        differ["zeros of fp4"] += int(zeros.sum())
+        rest = int((wrong & ~zero & ~short & ~zeros).sum())
         differ["other" if dtype == torch.bfloat16 else "reciprocal"] += rest
         if out.get(name + ".absmax").dtype == torch.float32:
             whole = n // bs
@@ -54,12 +57,19 @@ def compare(src, out):
 
 
 def main():
-    bad = 0
+    bad, total = 0, {}
+    verbose = len(sys.argv) < 10
     for src, out in zip(sys.argv[1::2], sys.argv[2::2]):
         weights, codes, differ, scales = compare(source(src), Checkpoint(out))
         wrong = differ["other"] or scales or differ["reciprocal"] > 1e-5 * codes + 2
         bad += bool(wrong)
-        print(f"{'FAIL' if wrong else 'ok':4} {os.path.basename(out):32} {weights} weights, {codes} codes; differing {differ}, absmax {scales}")
+        seen = ", ".join(f"{k} {v}" for k, v in differ.items() if v) or "none"
+        if wrong or verbose:
+            print(f"{'FAIL' if wrong else 'ok':4} {os.path.basename(out):40} {weights} weights, {codes} codes; differing codes: {seen}; absmax: {scales}")
+        for k, v in differ.items():
+            total[k] = total.get(k, 0) + v
+        total["codes"] = total.get("codes", 0) + codes
+    print(f"differing codes in all: {total}")
     print(f"{(len(sys.argv) - 1) // 2 - bad} passed, {bad} failed")
     return 1 if bad else 0
 
