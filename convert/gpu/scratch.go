@@ -58,6 +58,9 @@ func (s *scratch) allocate(need convert.ScratchSpec) (err error) {
 	if s.dOut, err = s.dev.Alloc(uint64(out)); err != nil {
 		return err
 	}
+	if err = s.stream.Fill(s.dOut, 0, uint64(out)); err != nil { // copies out take the gaps along
+		return err
+	}
 	if need.Cast > 0 {
 		if s.dCast, err = s.dev.Alloc(uint64(need.Cast)); err != nil {
 			return err

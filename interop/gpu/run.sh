@@ -75,7 +75,7 @@ fi
 
 if has kernels; then
 	judge "nf4conv bench" "$BIN/nf4conv" bench --device cuda:0
-	judge "bitsandbytes' kernels" "$PY" interop/gpu/kernels.py
+	judge "bitsandbytes' kernels" "$PY" interop/gpu/bnb_kernels.py
 	judge "files" "$BIN/nf4conv" bench --device cpu --dir "$work"
 fi
 
@@ -128,7 +128,8 @@ fi
 
 if has sanitize; then
 	for tool in memcheck racecheck initcheck synccheck; do
-		out=$(cd convert/gpu && NF4CONV_TEST_REQUIRE=cuda timeout 120 compute-sanitizer --tool $tool --error-exitcode 9 "$BIN/convert_gpu.test" -test.run 'EngineDevice/(bfloat16|float32)_to_bfloat16' 2>&1)
+		# The binding asks for a kernel's parameters until there is none: an error of the API that is none.
+		out=$(cd convert/gpu && NF4CONV_TEST_REQUIRE=cuda timeout 120 compute-sanitizer --tool $tool $([ $tool = memcheck ] && echo --report-api-errors no) --error-exitcode 9 "$BIN/convert_gpu.test" -test.run 'EngineDevice/(bfloat16|float32)_to_bfloat16' 2>&1)
 		rc=$?
 		echo "$out" | grep -a 'ERROR SUMMARY\|=========.*[Ee]rror' | tail -n 3
 		judge "compute-sanitizer $tool" [ $rc = 0 ]
