@@ -36,7 +36,7 @@ type DequantizeOptions struct {
 // Resources bound a run. They never change its output. FileName, in the options,
 // asks for one safetensors file of that name instead of a directory.
 type Resources struct {
-	Threads int   // workers; 0: one per CPU, two with devices
+	Threads int   // workers; 0: one per CPU, and two per device
 	Memory  int64 // cap on buffers in bytes; 0: DefaultMemory, or more where one tensor needs it
 	Devices []DeviceBudget
 }

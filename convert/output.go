@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/nf4conv/nf4conv/formats/safetensors"
 	"github.com/nf4conv/nf4conv/internal/fault"
@@ -43,11 +44,13 @@ type output struct {
 	paths paths
 	plan  *Plan
 	files []*os.File
+	turns []sync.Mutex                  // one per file
 	wrap  func(io.WriterAt) io.WriterAt // tests put faults here
 }
 
 // open creates or reopens the weight files at their planned size.
 func (o *output) open() error {
+	o.turns = make([]sync.Mutex, len(o.plan.Files))
 	if err := os.MkdirAll(o.paths.partial, 0o777); err != nil {
 		return fault.IOf("creating the output: %w", err)
 	}
@@ -74,9 +77,18 @@ func (o *output) close() error {
 	return errors.Join(errs...)
 }
 
+// longWrite is the size of a write from which workers queue for their turn. A file system
+// lets one writer of a file in at a time, and the others spin: their cores have better to do.
+// Short writes change hands too often for a queue to pay.
+const longWrite = 512 << 10
+
 // write puts p at byte offset of a placement.
 func (o *output) write(at *Placement, offset int64, p []byte) error {
 	f := &o.plan.Files[at.File]
+	if len(p) >= longWrite {
+		o.turns[at.File].Lock()
+		defer o.turns[at.File].Unlock()
+	}
 	if _, err := o.writer(at.File).WriteAt(p, f.HeaderSize+at.Offset+offset); err != nil {
 		return spaceError(fmt.Errorf("writing %q: tensor %q: %w", f.Name, at.Tensor, err))
 	}

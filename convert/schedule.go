@@ -12,6 +12,9 @@ import (
 // DefaultMemory caps the buffers of a run that was given no cap.
 const DefaultMemory = 128 << 20
 
+// DefaultHostMemory caps the buffers in host memory of a run on devices that was given no cap.
+const DefaultHostMemory = 512 << 20
+
 // DefaultDeviceMemory caps the buffers in the memory of a device that was given no cap: a
 // few megabytes per worker saturate the link, more gains nothing.
 const DefaultDeviceMemory = 1 << 30
@@ -19,10 +22,18 @@ const DefaultDeviceMemory = 1 << 30
 // Chunks are powers of two: multiples of every block size, and subtrees of the
 // digests. The largest keeps a worker's buffers within the L2 cache of one core or
 // two while a read is still long enough for a disk, and for the link to a device.
+//
+// Chunks for a device may be larger, for what is done once for each (a launch, two copies
+// and a wait) costs as much as hashing a quarter of a megabyte.
 const (
-	minChunkElems = 1 << 15
-	maxChunkElems = 1 << 19
+	minChunkElems       = 1 << 15
+	maxChunkElems       = 1 << 19
+	maxDeviceChunkElems = 1 << 21
 )
+
+// waitingPerDevice is how many workers there are for each device beyond one per CPU: those
+// that wait for it.
+const waitingPerDevice = 2
 
 // Schedule is how a plan is run. Any schedule gives the same output.
 type Schedule struct {
@@ -68,9 +79,15 @@ func makeSchedule(jobs []Job, res Resources) (Schedule, error) {
 		largest = max(largest, w.jobBytes())
 	}
 	least := perElem*minChunkElems*max(1, int64(len(res.Devices))) + largest
-	limit := res.Memory
+	limit, chunk := res.Memory, int64(maxChunkElems)
 	if limit == 0 {
 		limit = max(DefaultMemory, least+largest)
+	}
+	if len(res.Devices) > 0 {
+		chunk = maxDeviceChunkElems
+		if res.Memory == 0 {
+			limit = max(DefaultHostMemory, limit)
+		}
 	}
 	if limit < least {
 		return Schedule{}, fault.WithHint(
@@ -87,12 +104,9 @@ func makeSchedule(jobs []Job, res Resources) (Schedule, error) {
 	workers := res.Threads
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
-		if len(res.Devices) > 0 {
-			workers *= 2 // half of them wait for a device
-		}
+		workers += waitingPerDevice * len(res.Devices)
 	}
 	workers = max(workers, len(res.Devices))
-	chunk := int64(maxChunkElems)
 	for ; chunk > minChunkElems && (int64(workers)*perElem*chunk+largest > limit || !fits(res.Devices, workers, perDeviceElem*chunk)); chunk /= 2 {
 	}
 	workers = int(max(1, min(int64(workers), (limit-largest)/(perElem*chunk))))

@@ -133,8 +133,8 @@ func globalFlags() []cli.Flag {
 		boolFlag("quiet", "print nothing but errors and results", "q"),
 		boolFlag("verbose", "say more", "v"),
 		stringFlag("log-format", "text", "`FORMAT` of messages on stderr: text or json"),
-		&cli.IntFlag{Name: "threads", Usage: "`N` workers (default: one per CPU, two with a GPU)", EnvVars: env("threads")},
-		stringFlag("memory", "", "cap on buffers, as in 512MiB or 4GB (default: 128MiB, or what the largest tensor needs)"),
+		&cli.IntFlag{Name: "threads", Usage: "`N` workers (default: one per CPU, and two per GPU)", EnvVars: env("threads")},
+		stringFlag("memory", "", "cap on buffers, as in 512MiB or 4GB (default: 128MiB, with a GPU 512MiB, or what the largest tensor needs)"),
 		stringFlag("device", "auto", "`WHERE` to compute: auto, cpu, cuda or cuda:0,1"),
 		stringFlag("progress", "auto", "`HOW` to show progress: auto, plain or none"),
 	}
