@@ -43,7 +43,8 @@ type Codebook struct {
 	Thresholds [15]float32 // ascending; rank(v) = #{i : v > Thresholds[i]}: ties go down
 	ByRank     [16]uint8   // ByRank[rank]: the code of the rank-th smallest level
 
-	cells atomic.Pointer[cellTable] // made by the first Quantize
+	cells  atomic.Pointer[cellTable]   // made by the first Quantize
+	search atomic.Pointer[searchTable] // the same, for assembly
 }
 
 // Moments are sums over the elements of one block, of x and of the level q that stands
@@ -59,7 +60,7 @@ type Moments struct{ XX, XQ, QQ float64 }
 func Quantize(packed []byte, absmax []float32, src []byte, from kernels.Float, blockSize int, book *Codebook) {
 	n := elements(src, from)
 	check(n, blockSize, len(packed), len(absmax))
-	quantizeGeneric(packed, absmax, src, from, blockSize, book)
+	quantize(packed, absmax, src, from, blockSize, book)
 }
 
 // Dequantize writes n elements to dst, in the format to; len(dst) is n*to.Size(). The

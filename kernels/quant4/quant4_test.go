@@ -26,10 +26,23 @@ func crowded() *quant4.Codebook {
 	return b
 }
 
+// eachTier runs a test with every implementation that is there. Which these are is in
+// the log; those that must be there are named in NF4CONV_TEST_REQUIRE (kernels.TestRequireTier).
+func eachTier(t *testing.T, f func(t *testing.T)) {
+	for _, tier := range kernels.Tiers() {
+		t.Run(tier, func(t *testing.T) {
+			defer kernels.Use(tier)()
+			f(t)
+		})
+	}
+}
+
 func TestConformance(t *testing.T) {
-	quant4test.Run(t, quant4test.Implementation{
-		Quantize: quant4.Quantize, Dequantize: quant4.Dequantize, DequantizeF32: quant4.DequantizeF32, BlockMoments: quant4.BlockMoments,
-	}, map[string]*quant4.Codebook{"nf4": nf4.NF4.Codebook(), "fp4": nf4.FP4.Codebook(), "crowded": crowded()})
+	eachTier(t, func(t *testing.T) {
+		quant4test.Run(t, quant4test.Implementation{
+			Quantize: quant4.Quantize, Dequantize: quant4.Dequantize, DequantizeF32: quant4.DequantizeF32, BlockMoments: quant4.BlockMoments,
+		}, map[string]*quant4.Codebook{"nf4": nf4.NF4.Codebook(), "fp4": nf4.FP4.Codebook(), "crowded": crowded()})
+	})
 }
 
 // A tensor in pieces gives the bytes of the whole, wherever between blocks it is cut.

@@ -1,0 +1,17 @@
+// Command quant4 writes the assembly of package kernels/quant4.
+package main
+
+import . "github.com/mmcloughlin/avo/build" //revive:disable-line:dot-imports avo programs read as assembly only so
+
+func main() {
+	ConstraintExpr("!purego")
+	makeWordConsts()
+	makeFloatConsts()
+	quantizeBF16AVX2()
+	quantizeBF16AVX512()
+	for _, in := range []reader{float32Reader, float16Reader} {
+		quantizeFloatAVX2(in)
+		quantizeFloatAVX512(in)
+	}
+	Generate()
+}

@@ -1,0 +1,343 @@
+package main
+
+import (
+	"github.com/mmcloughlin/avo/attr"
+	. "github.com/mmcloughlin/avo/build"   //revive:disable-line:dot-imports avo programs read as assembly only so
+	. "github.com/mmcloughlin/avo/operand" //revive:disable-line:dot-imports as above
+	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/nf4conv/nf4conv/kernels/_asm/internal/emit"
+)
+
+// Quantization of bfloat16 in 16-bit integers. The thresholds of a block, as signed
+// magnitudes of the source format, come from a row of the table that the mantissa of its
+// absmax selects, moved by its exponent (makeRows in quant4's search_amd64.go). A row has
+// the thresholds in the order in which a binary search wants them:
+//
+//	T0 T2 T4 T6 T8 T10 T12 T14  T1 T5 T9 T13  T3 T11  T7  -
+//
+// The search keeps 8*m1 + 4*m2 + 2*m3, the outcomes so far, in the low byte of a word and
+// one more in the high byte: the index with which VPSHUFB fetches the next threshold.
+
+const (
+	leastRow = 0x0d80 // as in search_amd64.go
+	endRow   = 0x4780
+)
+
+// w are the constants. The pick ones are indices for VPSHUFB that put the thresholds of a
+// row's upper half where the search looks for them.
+var w struct {
+	magnitude, ones, exponent         Mem
+	pick3, pick2, pick1               Mem
+	start, first, four, two, one, low Mem
+	nibbles                           Mem // the weights of two codes in a byte
+	order                             Mem
+}
+
+func makeWordConsts() {
+	words := func(name string, v int) Mem { return emit.Words(name, 32, func(int) int { return v }) }
+	w.magnitude, w.ones, w.exponent = words("w_magnitude", 0x7fff), words("w_ones", 0xffff), words("w_exponent", 0x7f80)
+	w.start, w.first = words("w_start", 0x0100), words("w_first", 0x0908)
+	w.four, w.two, w.one, w.low = words("w_four", 0x0404), words("w_two", 0x0202), words("w_one", 1), words("w_low", 0xff)
+	w.nibbles = words("w_nibbles", 0x0110)
+	pick := func(name string, from [8]int) Mem {
+		return emit.Bytes(name, 64, func(i int) int { return 2*from[i%16/2] + i%2 })
+	}
+	w.pick3 = pick("w_pick3", [8]int{0, 0, 1, 1, 2, 2, 3, 3})
+	w.pick2 = pick("w_pick2", [8]int{4, 4, 4, 4, 5, 5, 5, 5})
+	w.pick1 = pick("w_pick1", [8]int{6, 6, 6, 6, 6, 6, 6, 6})
+	w.order = emit.Dwords("w_order", 8, func(i int) uint32 { return []uint32{0, 4, 1, 5, 2, 6, 3, 7}[i] })
+}
+
+// quantizer holds the registers of a quantizing function.
+type quantizer struct {
+	packed, absmax, src, size, batch reg.Register // arguments; the pointers move on
+	left, done                       reg.Register // blocks
+	want, count                      reg.Register // blocks of the batch: at most, found in range
+	at, n                            reg.Register
+}
+
+func newQuantizer() *quantizer {
+	q := &quantizer{
+		packed: Load(Param("packed"), GP64()), absmax: Load(Param("absmax"), GP64()), src: Load(Param("src"), GP64()),
+		left: Load(Param("blocks"), GP64()), size: Load(Param("blockSize"), GP64()), batch: Load(Param("batch"), GP64()),
+	}
+	q.done, q.want, q.count, q.at, q.n = GP64(), GP64(), GP64(), GP64(), GP64()
+	XORQ(q.done, q.done)
+	return q
+}
+
+// run goes through the blocks in batches that fit the first-level cache: maximum for every
+// block of the batch, then codes for every block. From the first load of a block to
+// its first code it is a long way, some forty cycles; so the one half of it does not hold up
+// the other.
+//
+// maximum returns the absmax of the block at q.at as float32 bits and moves q.at on; it jumps
+// to "limit" when the block is not one for this function. codes writes the codes of the block
+// at q.src, the absmax of which is at q.absmax, and moves q.src and q.packed on.
+func (q *quantizer) run(maximum func() reg.Register, codes func()) {
+	Label("batch")
+	MOVQ(q.left, q.want)
+	CMPQ(q.want, q.batch)
+	CMOVQGT(q.batch, q.want)
+	XORQ(q.count, q.count)
+	MOVQ(q.src, q.at)
+	Label("maximum")
+	MOVL(maximum(), Mem{Base: q.absmax, Index: q.count, Scale: 4})
+	INCQ(q.count)
+	CMPQ(q.count, q.want)
+	JL(LabelRef("maximum"))
+	Label("limit")
+	ADDQ(q.count, q.done)
+	SUBQ(q.count, q.left)
+	SUBQ(q.count, q.want) // not 0: the end
+	TESTQ(q.count, q.count)
+	JZ(LabelRef("return"))
+	Label("codes")
+	codes()
+	ADDQ(Imm(4), q.absmax)
+	DECQ(q.count)
+	JNZ(LabelRef("codes"))
+	TESTQ(q.want, q.want)
+	JNZ(LabelRef("return"))
+	TESTQ(q.left, q.left)
+	JNZ(LabelRef("batch"))
+	Label("return")
+	VZEROUPPER()
+	Store(q.done, ReturnIndex(0))
+	RET()
+}
+
+// lessOneWord counts elements from q.size down in steps: body64 for 64 at a time, body32
+// for the 32 that may be left.
+func (q *quantizer) each64(body64, body32 func()) {
+	MOVQ(q.size, q.n)
+	emit.While(q.n, 64, func() {
+		body64()
+		SUBQ(Imm(64), q.n)
+	})
+	none := emit.Label("none")
+	TESTQ(q.n, q.n)
+	JZ(LabelRef(none))
+	body32()
+	Label(none)
+}
+
+func (q *quantizer) advance(elems, size int) {
+	ADDQ(U32(elems*size), q.src)
+	ADDQ(Imm(uint64(elems/2)), q.packed)
+}
+
+// maxWord is the absmax, as float32 bits, of which the complements of bfloat16 magnitudes
+// are in x.
+func maxWord(x reg.VecVirtual) reg.Register {
+	VPHMINPOSUW(x, x)
+	a, t := GP32(), GP32()
+	VMOVD(x, a)
+	NOTL(a)
+	MOVWLZX(a.As16(), a)
+	LEAL(Mem{Base: a, Disp: -leastRow}, t)
+	CMPL(t, U32(endRow-leastRow))
+	JAE(LabelRef("limit"))
+	SHLL(U8(16), a)
+	return a
+}
+
+const quantizeWords = "func(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, rows *[129][16]int16, codes *[16]byte) int"
+
+// rowOf is the place of the row for the block's absmax.
+func (q *quantizer) rowOf(rows reg.Register) reg.Register {
+	row := GP64()
+	MOVBLZX(Mem{Base: q.absmax, Disp: 2}, row.As32()) // the mantissa and one bit of the exponent
+	ANDL(U8(0x7f), row.As32())
+	SHLL(U8(5), row.As32())
+	ADDQ(rows, row)
+	return row
+}
+
+const signRow = 128 * 32
+
+func quantizeBF16AVX2() {
+	TEXT("quantizeBF16AVX2", attr.NOSPLIT, quantizeWords)
+	q := newQuantizer()
+	rows := Load(Param("rows"), GP64())
+	magnitude, start, first, four, two, codes := load(YMM, w.magnitude), load(YMM, w.start), load(YMM, w.first),
+		load(YMM, w.four), load(YMM, w.two), YMM()
+	VBROADCASTI128(Mem{Base: Load(Param("codes"), GP64())}, codes)
+	q.run(func() reg.Register {
+		m := YMM()
+		VPAND(Mem{Base: q.at}, magnitude, m)
+		t := YMM()
+		VPAND(Mem{Base: q.at, Disp: 32}, magnitude, t)
+		VPMAXUW(t, m, m)
+		ADDQ(Imm(64), q.at)
+		MOVQ(q.size, q.n)
+		SUBQ(Imm(32), q.n)
+		emit.While(q.n, 1, func() {
+			t, u := YMM(), YMM()
+			VPAND(Mem{Base: q.at}, magnitude, t)
+			VPAND(Mem{Base: q.at, Disp: 32}, magnitude, u)
+			VPMAXUW(u, t, t)
+			VPMAXUW(t, m, m)
+			ADDQ(Imm(64), q.at)
+			SUBQ(Imm(32), q.n)
+		})
+		x := XMM()
+		VEXTRACTI128(Imm(1), m, x)
+		VPMAXUW(m.AsX(), x, x)
+		VPXOR(w.ones, x, x)
+		return maxWord(x)
+	}, func() {
+		row := q.rowOf(rows)
+		moved := YMM()
+		VPBROADCASTW(Mem{Base: q.absmax, Disp: 2}, moved)
+		VPAND(w.exponent, moved, moved)
+		VPSIGNW(Mem{Base: rows, Disp: signRow}, moved, moved)
+		VPADDW(Mem{Base: row}, moved, moved)
+		t4, t3, t2, t1, upper := YMM(), YMM(), YMM(), YMM(), YMM()
+		VPERMQ(Imm(0x44), moved, t4)
+		VPERMQ(Imm(0xee), moved, upper)
+		VPSHUFB(w.pick3, upper, t3)
+		VPSHUFB(w.pick2, upper, t2)
+		VPSHUFB(w.pick1, upper, t1)
+		// rank32 finds the ranks of 32 elements and makes them codes: a word for two.
+		rank32 := func(disp int) reg.VecVirtual {
+			var r [2]reg.VecVirtual
+			for i := range r {
+				x, s, m, idx, t := YMM(), YMM(), YMM(), YMM(), YMM()
+				VMOVDQU(Mem{Base: q.src, Disp: disp + 32*i}, x)
+				VPAND(magnitude, x, s)
+				VPSIGNW(x, s, s)
+				VPCMPGTW(t1, s, m)
+				VPBLENDVB(m, first, start, idx)
+				VPSHUFB(idx, t2, t)
+				VPCMPGTW(t, s, m)
+				VPAND(four, m, m)
+				VPOR(m, idx, idx)
+				VPSHUFB(idx, t3, t)
+				VPCMPGTW(t, s, m)
+				VPAND(two, m, m)
+				VPOR(m, idx, idx)
+				VPSHUFB(idx, t4, t)
+				VPCMPGTW(t, s, m)
+				VPSUBW(m, idx, idx)
+				VPAND(w.low, idx, idx)
+				r[i] = idx
+			}
+			VPACKUSWB(r[1], r[0], r[0])
+			VPSHUFB(r[0], codes, r[0])
+			VPMADDUBSW(w.nibbles, r[0], r[0])
+			return r[0]
+		}
+		q.each64(func() {
+			r0, r1 := rank32(0), rank32(64)
+			VPACKUSWB(r1, r0, r0)
+			VPERMD(r0, load(YMM, w.order), r0)
+			VMOVDQU(r0, Mem{Base: q.packed})
+			q.advance(64, 2)
+		}, func() {
+			r := rank32(0)
+			VPACKUSWB(r, r, r)
+			VPERMD(r, load(YMM, w.order), r)
+			VMOVDQU(r.AsX(), Mem{Base: q.packed})
+			q.advance(32, 2)
+		})
+	})
+}
+
+func quantizeBF16AVX512() {
+	TEXT("quantizeBF16AVX512", attr.NOSPLIT, quantizeWords)
+	q := newQuantizer()
+	rows := Load(Param("rows"), GP64())
+	magnitude, start, first, four, two, one, nibbles, codes := load(ZMM, w.magnitude), load(ZMM, w.start), load(ZMM, w.first),
+		load(ZMM, w.four), load(ZMM, w.two), load(ZMM, w.one), load(ZMM, w.nibbles), ZMM()
+	exponent, pick3, pick2, pick1, zero := load(ZMM, w.exponent), load(ZMM, w.pick3), load(ZMM, w.pick2), load(ZMM, w.pick1), ZMM()
+	VPXORD(zero, zero, zero)
+	VBROADCASTI32X4(Mem{Base: Load(Param("codes"), GP64())}, codes)
+	signs, signsU := ZMM(), ZMM()
+	VBROADCASTI32X4(Mem{Base: rows, Disp: signRow}, signs)
+	VBROADCASTI32X4(Mem{Base: rows, Disp: signRow + 16}, signsU)
+	q.run(func() reg.Register {
+		m := ZMM()
+		VPANDD(Mem{Base: q.at}, magnitude, m)
+		ADDQ(Imm(64), q.at)
+		MOVQ(q.size, q.n)
+		SUBQ(Imm(32), q.n)
+		emit.While(q.n, 1, func() {
+			t := ZMM()
+			VPANDD(Mem{Base: q.at}, magnitude, t)
+			VPMAXUW(t, m, m)
+			ADDQ(Imm(64), q.at)
+			SUBQ(Imm(32), q.n)
+		})
+		y, x := YMM(), XMM()
+		VEXTRACTI64X4(Imm(1), m, y)
+		VPMAXUW(m.AsY(), y, y)
+		VEXTRACTI32X4(Imm(1), y, x)
+		VPMAXUW(y.AsX(), x, x)
+		VPXORD(w.ones, x, x)
+		return maxWord(x)
+	}, func() {
+		row := q.rowOf(rows)
+		e, e4, t4, t3, t2, t1, upper := ZMM(), ZMM(), ZMM(), ZMM(), ZMM(), ZMM(), ZMM()
+		VPBROADCASTW(Mem{Base: q.absmax, Disp: 2}, e)
+		VPANDD(exponent, e, e)
+		VPMULLW(signs, e, e4)
+		VPMULLW(signsU, e, e)
+		VBROADCASTI32X4(Mem{Base: row}, t4)
+		VBROADCASTI32X4(Mem{Base: row, Disp: 16}, upper)
+		VPADDW(e4, t4, t4)
+		VPADDW(e, upper, upper)
+		VPSHUFB(pick3, upper, t3)
+		VPSHUFB(pick2, upper, t2)
+		VPSHUFB(pick1, upper, t1)
+		rank32 := func(disp int) reg.VecVirtual {
+			x, s, idx, t := ZMM(), ZMM(), ZMM(), ZMM()
+			negative, k1, k2, k3, k4 := K(), K(), K(), K(), K()
+			VMOVDQU64(Mem{Base: q.src, Disp: disp}, x)
+			VPANDD(magnitude, x, s)
+			VPMOVW2M(x, negative)
+			VPSUBW(s, zero, negative, s)
+			VPCMPGTW(t1, s, k1)
+			VPBLENDMW(first, start, k1, idx)
+			VPSHUFB(idx, t2, t)
+			VPCMPGTW(t, s, k2)
+			VPADDW(four, idx, k2, idx)
+			VPSHUFB(idx, t3, t)
+			VPCMPGTW(t, s, k3)
+			VPADDW(two, idx, k3, idx)
+			VPSHUFB(idx, t4, t)
+			VPCMPGTW(t, s, k4)
+			VPADDW(one, idx, k4, idx)
+			bytes := YMM()
+			VPMOVWB(idx, bytes)
+			return bytes
+		}
+		q.each64(func() {
+			r0, r1 := rank32(0), rank32(64)
+			r := r0.AsZ()
+			VINSERTI64X4(Imm(1), r1, r, r)
+			VPSHUFB(r, codes, r)
+			VPMADDUBSW(nibbles, r, r)
+			VPMOVWB(r, Mem{Base: q.packed})
+			q.advance(64, 2)
+		}, func() {
+			r := rank32(0)
+			VPSHUFB(r, codes.AsY(), r)
+			VPMADDUBSW(nibbles.AsY(), r, r)
+			VPMOVWB(r, Mem{Base: q.packed})
+			q.advance(32, 2)
+		})
+	})
+}
+
+// load puts a constant into a register.
+func load(kind func() reg.VecVirtual, m Mem) reg.VecVirtual {
+	r := kind()
+	if r.Size() == 64 {
+		VMOVDQU64(m, r)
+	} else {
+		VMOVDQU(m, r)
+	}
+	return r
+}

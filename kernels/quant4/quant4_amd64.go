@@ -1,0 +1,95 @@
+//go:build !purego
+
+package quant4
+
+import "github.com/nf4conv/nf4conv/kernels"
+
+//go:generate go run -C ../_asm ./quant4 -out ../quant4/quant4_amd64.s
+
+// callElems is how many elements one call of assembly goes through: it cannot be
+// preempted, so that a call takes some tens of microseconds.
+const callElems = 1 << 17
+
+// batchElems is how many elements the assembly finds the scales of before it turns back to
+// find codes: few enough to stay in the first-level cache.
+const batchElems = 1 << 10
+
+// quantize dispatches whole blocks to assembly and gives it what it can do: blocks of
+// whole vectors. It stops before a block that is out of its range (NaN, infinities), which
+// goes the generic way, like the short last block.
+func quantize(packed []byte, absmax []float32, src []byte, from kernels.Float, blockSize int, book *Codebook) {
+	if !kernels.Features.AVX2 || blockSize%32 != 0 {
+		quantizeGeneric(packed, absmax, src, from, blockSize, book)
+		return
+	}
+	t := book.searchTable()
+	if !t.sorted || from == kernels.BF16 && !t.words {
+		quantizeGeneric(packed, absmax, src, from, blockSize, book)
+		return
+	}
+	size := from.Size() * blockSize
+	for len(src) >= size {
+		n := min(len(src)/size, max(1, callElems/blockSize))
+		done := quantizeBlocks(packed, absmax, src, from, n, blockSize, t)
+		if done < n {
+			lo, hi := done*blockSize/2, (done+1)*blockSize/2
+			quantizeGeneric(packed[lo:hi], absmax[done:done+1], src[done*size:(done+1)*size], from, blockSize, book)
+			done++
+		}
+		packed, absmax, src = packed[done*blockSize/2:], absmax[done:], src[done*size:]
+	}
+	quantizeGeneric(packed, absmax, src, from, blockSize, book)
+}
+
+// quantizeBlocks does up to n blocks and returns how many.
+func quantizeBlocks(packed []byte, absmax []float32, src []byte, from kernels.Float, n, blockSize int, t *searchTable) int {
+	p, a, x, batch := &packed[0], &absmax[0], &src[0], max(1, batchElems/blockSize)
+	switch {
+	case from == kernels.BF16 && kernels.Features.AVX512:
+		return quantizeBF16AVX512(p, a, x, n, blockSize, batch, &t.rows, &t.codes)
+	case from == kernels.BF16:
+		return quantizeBF16AVX2(p, a, x, n, blockSize, batch, &t.rows, &t.codes)
+	case from == kernels.F16 && kernels.Features.AVX512:
+		return quantizeF16AVX512(p, a, x, n, blockSize, batch, &t.steps, &t.codes)
+	case from == kernels.F16:
+		return quantizeF16AVX2(p, a, x, n, blockSize, batch, &t.steps, &t.codes)
+	case kernels.Features.AVX512:
+		return quantizeF32AVX512(p, a, x, n, blockSize, batch, &t.steps, &t.codes)
+	}
+	return quantizeF32AVX2(p, a, x, n, blockSize, batch, &t.steps, &t.codes)
+}
+
+// quantizeBF16AVX2 works like quantizeGeneric on whole blocks of bfloat16 of a multiple of
+// 32 elements. It stops before a block with an absmax outside [leastRow, endRow) and
+// returns the number of blocks before it. batch is a number of blocks that fit the
+// first-level cache.
+//
+//go:noescape
+func quantizeBF16AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, rows *[129][16]int16, codes *[16]byte) int
+
+// quantizeBF16AVX512 works like quantizeBF16AVX2.
+//
+//go:noescape
+func quantizeBF16AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, rows *[129][16]int16, codes *[16]byte) int
+
+// quantizeF16AVX2 works like quantizeGeneric on whole blocks of binary16 of a multiple of
+// 32 elements. It stops before a block that is not finite and returns the number of
+// blocks before it.
+//
+//go:noescape
+func quantizeF16AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
+
+// quantizeF16AVX512 works like quantizeF16AVX2.
+//
+//go:noescape
+func quantizeF16AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
+
+// quantizeF32AVX2 works like quantizeF16AVX2, on float32.
+//
+//go:noescape
+func quantizeF32AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
+
+// quantizeF32AVX512 works like quantizeF32AVX2.
+//
+//go:noescape
+func quantizeF32AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int

@@ -1,0 +1,11 @@
+//go:build !amd64 || purego
+
+package quant4
+
+import "github.com/nf4conv/nf4conv/kernels"
+
+type searchTable struct{}
+
+func quantize(packed []byte, absmax []float32, src []byte, from kernels.Float, blockSize int, book *Codebook) {
+	quantizeGeneric(packed, absmax, src, from, blockSize, book)
+}
