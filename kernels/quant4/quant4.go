@@ -71,13 +71,13 @@ func Dequantize(dst []byte, to kernels.Float, packed []byte, absmax []float32, n
 		panic(fmt.Sprintf("quant4: internal error: destination holds %d elements, expected %d", m, n))
 	}
 	check(n, blockSize, len(packed), len(absmax))
-	dequantizeGeneric(dst, to, packed, absmax, blockSize, book)
+	dequantize(dst, to, packed, absmax, blockSize, book)
 }
 
 // DequantizeF32 is Dequantize to len(dst) float32 values.
 func DequantizeF32(dst []float32, packed []byte, absmax []float32, blockSize int, book *Codebook) {
 	check(len(dst), blockSize, len(packed), len(absmax))
-	dequantizeF32Generic(dst, packed, absmax, blockSize, book)
+	dequantizeF32(dst, packed, absmax, blockSize, book)
 }
 
 // BlockMoments sums over one block: src holds its elements, at most blockSize of them,

@@ -2,7 +2,11 @@
 
 package quant4
 
-import "github.com/nf4conv/nf4conv/kernels"
+import (
+	"unsafe"
+
+	"github.com/nf4conv/nf4conv/kernels"
+)
 
 //go:generate go run -C ../_asm ./quant4 -out ../quant4/quant4_amd64.s
 
@@ -59,6 +63,61 @@ func quantizeBlocks(packed []byte, absmax []float32, src []byte, from kernels.Fl
 	return quantizeF32AVX2(p, a, x, n, blockSize, batch, &t.steps, &t.codes)
 }
 
+// dequantize does for dequantizeGeneric what quantize does.
+func dequantize(dst []byte, to kernels.Float, packed []byte, absmax []float32, blockSize int, book *Codebook) {
+	size := to.Size() * blockSize
+	if !kernels.Features.AVX2 || blockSize%32 != 0 || !finiteLevels(book) {
+		dequantizeGeneric(dst, to, packed, absmax, blockSize, book)
+		return
+	}
+	for len(dst) >= size {
+		n := min(len(dst)/size, max(1, callElems/blockSize))
+		done := dequantizeBlocks(&dst[0], to, &packed[0], &absmax[0], n, blockSize, &book.Levels)
+		if done < n {
+			lo, hi := done*blockSize/2, (done+1)*blockSize/2
+			dequantizeGeneric(dst[done*size:(done+1)*size], to, packed[lo:hi], absmax[done:done+1], blockSize, book)
+			done++
+		}
+		dst, packed, absmax = dst[done*size:], packed[done*blockSize/2:], absmax[done:]
+	}
+	dequantizeGeneric(dst, to, packed, absmax, blockSize, book)
+}
+
+// dequantizeF32 is dequantize into memory of another type.
+func dequantizeF32(dst []float32, packed []byte, absmax []float32, blockSize int, book *Codebook) {
+	if len(dst) > 0 {
+		dequantize(unsafe.Slice((*byte)(unsafe.Pointer(&dst[0])), 4*len(dst)), kernels.F32, packed, absmax, blockSize, book)
+	}
+}
+
+// finiteLevels says whether no product of a level with a finite scale is NaN, which the
+// assembly would not round as the generic code does.
+func finiteLevels(book *Codebook) bool {
+	for _, v := range &book.Levels {
+		if v-v != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// dequantizeBlocks does up to n blocks and returns how many.
+func dequantizeBlocks(dst *byte, to kernels.Float, packed *byte, absmax *float32, n, blockSize int, levels *[16]float32) int {
+	switch {
+	case to == kernels.BF16 && kernels.Features.AVX512:
+		return dequantizeBF16AVX512(dst, packed, absmax, n, blockSize, levels)
+	case to == kernels.BF16:
+		return dequantizeBF16AVX2(dst, packed, absmax, n, blockSize, levels)
+	case to == kernels.F16 && kernels.Features.AVX512:
+		return dequantizeF16AVX512(dst, packed, absmax, n, blockSize, levels)
+	case to == kernels.F16:
+		return dequantizeF16AVX2(dst, packed, absmax, n, blockSize, levels)
+	case kernels.Features.AVX512:
+		return dequantizeF32AVX512(dst, packed, absmax, n, blockSize, levels)
+	}
+	return dequantizeF32AVX2(dst, packed, absmax, n, blockSize, levels)
+}
+
 // quantizeBF16AVX2 works like quantizeGeneric on whole blocks of bfloat16 of a multiple of
 // 32 elements. It stops before a block with an absmax outside [leastRow, endRow) and
 // returns the number of blocks before it. batch is a number of blocks that fit the
@@ -93,3 +152,35 @@ func quantizeF32AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize
 //
 //go:noescape
 func quantizeF32AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
+
+// dequantizeBF16AVX2 works like dequantizeGeneric on whole blocks of a multiple of 32
+// elements, with finite levels. It stops before a scale that is not finite and returns the
+// number of blocks before it.
+//
+//go:noescape
+func dequantizeBF16AVX2(dst, packed *byte, absmax *float32, blocks, blockSize int, levels *[16]float32) int
+
+// dequantizeBF16AVX512 works like dequantizeBF16AVX2.
+//
+//go:noescape
+func dequantizeBF16AVX512(dst, packed *byte, absmax *float32, blocks, blockSize int, levels *[16]float32) int
+
+// dequantizeF16AVX2 works like dequantizeBF16AVX2, to binary16.
+//
+//go:noescape
+func dequantizeF16AVX2(dst, packed *byte, absmax *float32, blocks, blockSize int, levels *[16]float32) int
+
+// dequantizeF16AVX512 works like dequantizeF16AVX2.
+//
+//go:noescape
+func dequantizeF16AVX512(dst, packed *byte, absmax *float32, blocks, blockSize int, levels *[16]float32) int
+
+// dequantizeF32AVX2 works like dequantizeBF16AVX2, to float32.
+//
+//go:noescape
+func dequantizeF32AVX2(dst, packed *byte, absmax *float32, blocks, blockSize int, levels *[16]float32) int
+
+// dequantizeF32AVX512 works like dequantizeF32AVX2.
+//
+//go:noescape
+func dequantizeF32AVX512(dst, packed *byte, absmax *float32, blocks, blockSize int, levels *[16]float32) int

@@ -1732,3 +1732,504 @@ return:
 	VZEROUPPER
 	MOVQ R8, ret+64(FP)
 	RET
+
+DATA d_nibble<>+0(SB)/1, $0x0f
+DATA d_nibble<>+1(SB)/1, $0x0f
+DATA d_nibble<>+2(SB)/1, $0x0f
+DATA d_nibble<>+3(SB)/1, $0x0f
+DATA d_nibble<>+4(SB)/1, $0x0f
+DATA d_nibble<>+5(SB)/1, $0x0f
+DATA d_nibble<>+6(SB)/1, $0x0f
+DATA d_nibble<>+7(SB)/1, $0x0f
+DATA d_nibble<>+8(SB)/1, $0x0f
+DATA d_nibble<>+9(SB)/1, $0x0f
+DATA d_nibble<>+10(SB)/1, $0x0f
+DATA d_nibble<>+11(SB)/1, $0x0f
+DATA d_nibble<>+12(SB)/1, $0x0f
+DATA d_nibble<>+13(SB)/1, $0x0f
+DATA d_nibble<>+14(SB)/1, $0x0f
+DATA d_nibble<>+15(SB)/1, $0x0f
+DATA d_nibble<>+16(SB)/1, $0x0f
+DATA d_nibble<>+17(SB)/1, $0x0f
+DATA d_nibble<>+18(SB)/1, $0x0f
+DATA d_nibble<>+19(SB)/1, $0x0f
+DATA d_nibble<>+20(SB)/1, $0x0f
+DATA d_nibble<>+21(SB)/1, $0x0f
+DATA d_nibble<>+22(SB)/1, $0x0f
+DATA d_nibble<>+23(SB)/1, $0x0f
+DATA d_nibble<>+24(SB)/1, $0x0f
+DATA d_nibble<>+25(SB)/1, $0x0f
+DATA d_nibble<>+26(SB)/1, $0x0f
+DATA d_nibble<>+27(SB)/1, $0x0f
+DATA d_nibble<>+28(SB)/1, $0x0f
+DATA d_nibble<>+29(SB)/1, $0x0f
+DATA d_nibble<>+30(SB)/1, $0x0f
+DATA d_nibble<>+31(SB)/1, $0x0f
+GLOBL d_nibble<>(SB), RODATA|NOPTR, $32
+
+DATA d_bias<>+0(SB)/4, $0x00007fff
+DATA d_bias<>+4(SB)/4, $0x00007fff
+DATA d_bias<>+8(SB)/4, $0x00007fff
+DATA d_bias<>+12(SB)/4, $0x00007fff
+DATA d_bias<>+16(SB)/4, $0x00007fff
+DATA d_bias<>+20(SB)/4, $0x00007fff
+DATA d_bias<>+24(SB)/4, $0x00007fff
+DATA d_bias<>+28(SB)/4, $0x00007fff
+DATA d_bias<>+32(SB)/4, $0x00007fff
+DATA d_bias<>+36(SB)/4, $0x00007fff
+DATA d_bias<>+40(SB)/4, $0x00007fff
+DATA d_bias<>+44(SB)/4, $0x00007fff
+DATA d_bias<>+48(SB)/4, $0x00007fff
+DATA d_bias<>+52(SB)/4, $0x00007fff
+DATA d_bias<>+56(SB)/4, $0x00007fff
+DATA d_bias<>+60(SB)/4, $0x00007fff
+GLOBL d_bias<>(SB), RODATA|NOPTR, $64
+
+DATA d_one<>+0(SB)/4, $0x00000001
+DATA d_one<>+4(SB)/4, $0x00000001
+DATA d_one<>+8(SB)/4, $0x00000001
+DATA d_one<>+12(SB)/4, $0x00000001
+DATA d_one<>+16(SB)/4, $0x00000001
+DATA d_one<>+20(SB)/4, $0x00000001
+DATA d_one<>+24(SB)/4, $0x00000001
+DATA d_one<>+28(SB)/4, $0x00000001
+DATA d_one<>+32(SB)/4, $0x00000001
+DATA d_one<>+36(SB)/4, $0x00000001
+DATA d_one<>+40(SB)/4, $0x00000001
+DATA d_one<>+44(SB)/4, $0x00000001
+DATA d_one<>+48(SB)/4, $0x00000001
+DATA d_one<>+52(SB)/4, $0x00000001
+DATA d_one<>+56(SB)/4, $0x00000001
+DATA d_one<>+60(SB)/4, $0x00000001
+GLOBL d_one<>(SB), RODATA|NOPTR, $64
+
+DATA d_even<>+0(SB)/4, $0x00000000
+DATA d_even<>+4(SB)/4, $0x00000002
+DATA d_even<>+8(SB)/4, $0x00000004
+DATA d_even<>+12(SB)/4, $0x00000006
+DATA d_even<>+16(SB)/4, $0x00000001
+DATA d_even<>+20(SB)/4, $0x00000003
+DATA d_even<>+24(SB)/4, $0x00000005
+DATA d_even<>+28(SB)/4, $0x00000007
+GLOBL d_even<>(SB), RODATA|NOPTR, $32
+
+// func dequantizeBF16AVX2(dst *byte, packed *byte, absmax *float32, blocks int, blockSize int, levels *[16]float32) int
+// Requires: AVX, AVX2
+TEXT ·dequantizeBF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ    dst+0(FP), AX
+	MOVQ    packed+8(FP), CX
+	MOVQ    absmax+16(FP), DX
+	MOVQ    blocks+24(FP), BX
+	MOVQ    blockSize+32(FP), SI
+	MOVQ    BX, DI
+	MOVQ    levels+40(FP), R8
+	VMOVDQU d_nibble<>+0(SB), Y2
+	VMOVDQU d_even<>+0(SB), Y3
+	VMOVUPS (R8), Y0
+	VMOVUPS 32(R8), Y1
+
+block:
+	MOVL         (DX), R8
+	ANDL         $0x7f800000, R8
+	CMPL         R8, $0x7f800000
+	JE           done
+	VBROADCASTSS (DX), Y4
+	VMULPS       Y0, Y4, Y5
+	VMULPS       Y1, Y4, Y4
+	VPSRLD       $0x10, Y5, Y6
+	VPAND        d_one<>+0(SB), Y6, Y6
+	VPADDD       d_bias<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSRLD       $0x10, Y5, Y5
+	VPSRLD       $0x10, Y4, Y6
+	VPAND        d_one<>+0(SB), Y6, Y6
+	VPADDD       d_bias<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPSRLD       $0x10, Y4, Y4
+	VPACKUSDW    Y4, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VPSRLW       $0x08, Y5, Y4
+	VPAND        w_low<>+0(SB), Y5, Y5
+	VPACKUSWB    Y4, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VPERMQ       $0x44, Y5, Y4
+	VPERMQ       $0xee, Y5, Y5
+	MOVQ         SI, R8
+
+while27:
+	CMPQ       R8, $0x40
+	JL         end28
+	VPERMD     (CX), Y3, Y6
+	VPSRLW     $0x04, Y6, Y7
+	VPAND      Y2, Y7, Y7
+	VPAND      Y2, Y6, Y6
+	VPSHUFB    Y7, Y4, Y8
+	VPSHUFB    Y7, Y5, Y7
+	VPUNPCKHBW Y7, Y8, Y9
+	VPUNPCKLBW Y7, Y8, Y8
+	VPSHUFB    Y6, Y4, Y7
+	VPSHUFB    Y6, Y5, Y6
+	VPUNPCKHBW Y6, Y7, Y10
+	VPUNPCKLBW Y6, Y7, Y7
+	VPUNPCKLWD Y7, Y8, Y6
+	VMOVDQU    Y6, (AX)
+	VPUNPCKHWD Y7, Y8, Y6
+	VMOVDQU    Y6, 32(AX)
+	VPUNPCKLWD Y10, Y9, Y6
+	VMOVDQU    Y6, 64(AX)
+	VPUNPCKHWD Y10, Y9, Y6
+	VMOVDQU    Y6, 96(AX)
+	ADDQ       $0x00000080, AX
+	ADDQ       $0x20, CX
+	SUBQ       $0x40, R8
+	JMP        while27
+
+end28:
+while29:
+	CMPQ       R8, $0x20
+	JL         end30
+	VMOVDQU    (CX), X6
+	VPSRLW     $0x04, X6, X7
+	VPAND      X2, X7, X7
+	VPAND      X2, X6, X6
+	VPSHUFB    X7, X4, X8
+	VPSHUFB    X7, X5, X7
+	VPUNPCKHBW X7, X8, X9
+	VPUNPCKLBW X7, X8, X8
+	VPSHUFB    X6, X4, X7
+	VPSHUFB    X6, X5, X6
+	VPUNPCKHBW X6, X7, X10
+	VPUNPCKLBW X6, X7, X7
+	VPUNPCKLWD X7, X8, X6
+	VMOVDQU    X6, (AX)
+	VPUNPCKHWD X7, X8, X6
+	VMOVDQU    X6, 16(AX)
+	VPUNPCKLWD X10, X9, X6
+	VMOVDQU    X6, 32(AX)
+	VPUNPCKHWD X10, X9, X6
+	VMOVDQU    X6, 48(AX)
+	ADDQ       $0x00000040, AX
+	ADDQ       $0x10, CX
+	SUBQ       $0x20, R8
+	JMP        while29
+
+end30:
+	ADDQ $0x04, DX
+	DECQ DI
+	JNZ  block
+
+done:
+	VZEROUPPER
+	SUBQ DI, BX
+	MOVQ BX, ret+48(FP)
+	RET
+
+// func dequantizeBF16AVX512(dst *byte, packed *byte, absmax *float32, blocks int, blockSize int, levels *[16]float32) int
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·dequantizeBF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ      dst+0(FP), AX
+	MOVQ      packed+8(FP), CX
+	MOVQ      absmax+16(FP), DX
+	MOVQ      blocks+24(FP), BX
+	MOVQ      blockSize+32(FP), SI
+	MOVQ      BX, DI
+	MOVQ      levels+40(FP), R8
+	VMOVDQU64 d_one<>+0(SB), Z1
+	VMOVDQU64 d_bias<>+0(SB), Z2
+	VMOVUPS   (R8), Z0
+
+block:
+	MOVL         (DX), R8
+	ANDL         $0x7f800000, R8
+	CMPL         R8, $0x7f800000
+	JE           done
+	VBROADCASTSS (DX), Z3
+	VMULPS       Z0, Z3, Z3
+	VPSRLD       $0x10, Z3, Z4
+	VPANDD       Z1, Z4, Z4
+	VPADDD       Z2, Z4, Z4
+	VPADDD       Z4, Z3, Z3
+	VPSRLD       $0x10, Z3, Z3
+	VPMOVDW      Z3, Y3
+	VINSERTI64X4 $0x01, Y3, Z3, Z3
+	MOVQ         SI, R8
+
+while31:
+	CMPQ      R8, $0x20
+	JL        end32
+	VPMOVZXBD (CX), Z4
+	VPSLLD    $0x10, Z4, Z5
+	VPSRLD    $0x04, Z4, Z4
+	VPORD     Z5, Z4, Z4
+	VPERMW    Z3, Z4, Z4
+	VMOVDQU64 Z4, (AX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x10, CX
+	SUBQ      $0x20, R8
+	JMP       while31
+
+end32:
+	ADDQ $0x04, DX
+	DECQ DI
+	JNZ  block
+
+done:
+	VZEROUPPER
+	SUBQ DI, BX
+	MOVQ BX, ret+48(FP)
+	RET
+
+// func dequantizeF16AVX2(dst *byte, packed *byte, absmax *float32, blocks int, blockSize int, levels *[16]float32) int
+// Requires: AVX, AVX2, F16C
+TEXT ·dequantizeF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ    dst+0(FP), AX
+	MOVQ    packed+8(FP), CX
+	MOVQ    absmax+16(FP), DX
+	MOVQ    blocks+24(FP), BX
+	MOVQ    blockSize+32(FP), SI
+	MOVQ    BX, DI
+	MOVQ    levels+40(FP), R8
+	VMOVDQU d_nibble<>+0(SB), Y2
+	VMOVDQU d_even<>+0(SB), Y3
+	VMOVUPS (R8), Y0
+	VMOVUPS 32(R8), Y1
+
+block:
+	MOVL         (DX), R8
+	ANDL         $0x7f800000, R8
+	CMPL         R8, $0x7f800000
+	JE           done
+	VBROADCASTSS (DX), Y4
+	VMULPS       Y0, Y4, Y5
+	VMULPS       Y1, Y4, Y4
+	VCVTPS2PH    $0x00, Y5, X5
+	VCVTPS2PH    $0x00, Y4, X4
+	VINSERTI128  $0x01, X4, Y5, Y5
+	VPSRLW       $0x08, Y5, Y4
+	VPAND        w_low<>+0(SB), Y5, Y5
+	VPACKUSWB    Y4, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VPERMQ       $0x44, Y5, Y4
+	VPERMQ       $0xee, Y5, Y5
+	MOVQ         SI, R8
+
+while33:
+	CMPQ       R8, $0x40
+	JL         end34
+	VPERMD     (CX), Y3, Y6
+	VPSRLW     $0x04, Y6, Y7
+	VPAND      Y2, Y7, Y7
+	VPAND      Y2, Y6, Y6
+	VPSHUFB    Y7, Y4, Y8
+	VPSHUFB    Y7, Y5, Y7
+	VPUNPCKHBW Y7, Y8, Y9
+	VPUNPCKLBW Y7, Y8, Y8
+	VPSHUFB    Y6, Y4, Y7
+	VPSHUFB    Y6, Y5, Y6
+	VPUNPCKHBW Y6, Y7, Y10
+	VPUNPCKLBW Y6, Y7, Y7
+	VPUNPCKLWD Y7, Y8, Y6
+	VMOVDQU    Y6, (AX)
+	VPUNPCKHWD Y7, Y8, Y6
+	VMOVDQU    Y6, 32(AX)
+	VPUNPCKLWD Y10, Y9, Y6
+	VMOVDQU    Y6, 64(AX)
+	VPUNPCKHWD Y10, Y9, Y6
+	VMOVDQU    Y6, 96(AX)
+	ADDQ       $0x00000080, AX
+	ADDQ       $0x20, CX
+	SUBQ       $0x40, R8
+	JMP        while33
+
+end34:
+while35:
+	CMPQ       R8, $0x20
+	JL         end36
+	VMOVDQU    (CX), X6
+	VPSRLW     $0x04, X6, X7
+	VPAND      X2, X7, X7
+	VPAND      X2, X6, X6
+	VPSHUFB    X7, X4, X8
+	VPSHUFB    X7, X5, X7
+	VPUNPCKHBW X7, X8, X9
+	VPUNPCKLBW X7, X8, X8
+	VPSHUFB    X6, X4, X7
+	VPSHUFB    X6, X5, X6
+	VPUNPCKHBW X6, X7, X10
+	VPUNPCKLBW X6, X7, X7
+	VPUNPCKLWD X7, X8, X6
+	VMOVDQU    X6, (AX)
+	VPUNPCKHWD X7, X8, X6
+	VMOVDQU    X6, 16(AX)
+	VPUNPCKLWD X10, X9, X6
+	VMOVDQU    X6, 32(AX)
+	VPUNPCKHWD X10, X9, X6
+	VMOVDQU    X6, 48(AX)
+	ADDQ       $0x00000040, AX
+	ADDQ       $0x10, CX
+	SUBQ       $0x20, R8
+	JMP        while35
+
+end36:
+	ADDQ $0x04, DX
+	DECQ DI
+	JNZ  block
+
+done:
+	VZEROUPPER
+	SUBQ DI, BX
+	MOVQ BX, ret+48(FP)
+	RET
+
+// func dequantizeF16AVX512(dst *byte, packed *byte, absmax *float32, blocks int, blockSize int, levels *[16]float32) int
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·dequantizeF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ      dst+0(FP), AX
+	MOVQ      packed+8(FP), CX
+	MOVQ      absmax+16(FP), DX
+	MOVQ      blocks+24(FP), BX
+	MOVQ      blockSize+32(FP), SI
+	MOVQ      BX, DI
+	MOVQ      levels+40(FP), R8
+	VMOVDQU64 d_one<>+0(SB), Z0
+	VMOVDQU64 d_bias<>+0(SB), Z0
+	VMOVUPS   (R8), Z0
+
+block:
+	MOVL         (DX), R8
+	ANDL         $0x7f800000, R8
+	CMPL         R8, $0x7f800000
+	JE           done
+	VBROADCASTSS (DX), Z1
+	VMULPS       Z0, Z1, Z1
+	VCVTPS2PH    $0x00, Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z1, Z1
+	MOVQ         SI, R8
+
+while37:
+	CMPQ      R8, $0x20
+	JL        end38
+	VPMOVZXBD (CX), Z2
+	VPSLLD    $0x10, Z2, Z3
+	VPSRLD    $0x04, Z2, Z2
+	VPORD     Z3, Z2, Z2
+	VPERMW    Z1, Z2, Z2
+	VMOVDQU64 Z2, (AX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x10, CX
+	SUBQ      $0x20, R8
+	JMP       while37
+
+end38:
+	ADDQ $0x04, DX
+	DECQ DI
+	JNZ  block
+
+done:
+	VZEROUPPER
+	SUBQ DI, BX
+	MOVQ BX, ret+48(FP)
+	RET
+
+// func dequantizeF32AVX2(dst *byte, packed *byte, absmax *float32, blocks int, blockSize int, levels *[16]float32) int
+// Requires: AVX, AVX2
+TEXT ·dequantizeF32AVX2(SB), NOSPLIT, $0-56
+	MOVQ    dst+0(FP), AX
+	MOVQ    packed+8(FP), CX
+	MOVQ    absmax+16(FP), DX
+	MOVQ    blocks+24(FP), BX
+	MOVQ    blockSize+32(FP), SI
+	MOVQ    BX, DI
+	MOVQ    levels+40(FP), R8
+	VMOVUPS (R8), Y0
+	VMOVUPS 32(R8), Y1
+
+block:
+	MOVL         (DX), R8
+	ANDL         $0x7f800000, R8
+	CMPL         R8, $0x7f800000
+	JE           done
+	VBROADCASTSS (DX), Y3
+	VMULPS       Y0, Y3, Y2
+	VMULPS       Y1, Y3, Y3
+	MOVQ         SI, R8
+
+while39:
+	CMPQ      R8, $0x10
+	JL        end40
+	VPMOVZXBD (CX), Y4
+	VPERMQ    $0xd8, Y4, Y4
+	VPSRLD    $0x04, Y4, Y5
+	VPERMPS   Y2, Y5, Y6
+	VPERMPS   Y3, Y5, Y7
+	VPSLLD    $0x1c, Y5, Y5
+	VBLENDVPS Y5, Y7, Y6, Y6
+	VPERMPS   Y2, Y4, Y5
+	VPERMPS   Y3, Y4, Y7
+	VPSLLD    $0x1c, Y4, Y4
+	VBLENDVPS Y4, Y7, Y5, Y5
+	VUNPCKLPS Y5, Y6, Y4
+	VMOVUPS   Y4, (AX)
+	VUNPCKHPS Y5, Y6, Y4
+	VMOVUPS   Y4, 32(AX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x08, CX
+	SUBQ      $0x10, R8
+	JMP       while39
+
+end40:
+	ADDQ $0x04, DX
+	DECQ DI
+	JNZ  block
+
+done:
+	VZEROUPPER
+	SUBQ DI, BX
+	MOVQ BX, ret+48(FP)
+	RET
+
+// func dequantizeF32AVX512(dst *byte, packed *byte, absmax *float32, blocks int, blockSize int, levels *[16]float32) int
+// Requires: AVX, AVX512F
+TEXT ·dequantizeF32AVX512(SB), NOSPLIT, $0-56
+	MOVQ    dst+0(FP), AX
+	MOVQ    packed+8(FP), CX
+	MOVQ    absmax+16(FP), DX
+	MOVQ    blocks+24(FP), BX
+	MOVQ    blockSize+32(FP), SI
+	MOVQ    BX, DI
+	MOVQ    levels+40(FP), R8
+	VMOVUPS (R8), Z0
+
+block:
+	MOVL         (DX), R8
+	ANDL         $0x7f800000, R8
+	CMPL         R8, $0x7f800000
+	JE           done
+	VBROADCASTSS (DX), Z1
+	VMULPS       Z0, Z1, Z1
+	MOVQ         SI, R8
+
+while41:
+	CMPQ      R8, $0x10
+	JL        end42
+	VPMOVZXBQ (CX), Z2
+	VPSLLQ    $0x20, Z2, Z3
+	VPSRLQ    $0x04, Z2, Z2
+	VPORQ     Z3, Z2, Z2
+	VPERMPS   Z1, Z2, Z2
+	VMOVUPS   Z2, (AX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x08, CX
+	SUBQ      $0x10, R8
+	JMP       while41
+
+end42:
+	ADDQ $0x04, DX
+	DECQ DI
+	JNZ  block
+
+done:
+	VZEROUPPER
+	SUBQ DI, BX
+	MOVQ BX, ret+48(FP)
+	RET

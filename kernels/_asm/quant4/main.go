@@ -13,5 +13,12 @@ func main() {
 		quantizeFloatAVX2(in)
 		quantizeFloatAVX512(in)
 	}
+	makeDequantizeConsts()
+	dequantizeHalfAVX2("BF16", true)
+	dequantizeHalfAVX512("BF16", true)
+	dequantizeHalfAVX2("F16", false)
+	dequantizeHalfAVX512("F16", false)
+	dequantizeF32AVX2()
+	dequantizeF32AVX512()
 	Generate()
 }

@@ -108,8 +108,8 @@ func (q *quantizer) run(maximum func() reg.Register, codes func()) {
 	RET()
 }
 
-// lessOneWord counts elements from q.size down in steps: body64 for 64 at a time, body32
-// for the 32 that may be left.
+// each64 goes through a block: body64 does 64 elements at a time, body32 the 32 that may be
+// left.
 func (q *quantizer) each64(body64, body32 func()) {
 	MOVQ(q.size, q.n)
 	emit.While(q.n, 64, func() {
