@@ -14,58 +14,51 @@ import (
 // ToF32 widens len(dst) elements of src. It is exact.
 func ToF32(dst []float32, src []byte, from kernels.Float) {
 	check(len(src), len(dst), from)
-	switch from {
-	case kernels.F32:
-		f32ToF32Generic(dst, src)
-	case kernels.BF16:
-		bf16ToF32Generic(dst, src)
-	case kernels.F16:
-		f16ToF32Generic(dst, src)
-	}
+	toF32(dst, src, from)
 }
 
 // FromF32 rounds len(src) elements into dst.
 func FromF32(dst []byte, src []float32, to kernels.Float) {
 	check(len(dst), len(src), to)
-	switch to {
-	case kernels.F32:
-		f32FromF32Generic(dst, src)
-	case kernels.BF16:
-		bf16FromF32Generic(dst, src)
-	case kernels.F16:
-		f16FromF32Generic(dst, src)
-	}
+	fromF32(dst, src, to)
 }
 
 // Convert turns elements of one format into another, with one rounding. Equal formats
 // are copied bit for bit.
 func Convert(dst []byte, to kernels.Float, src []byte, from kernels.Float) {
-	n := len(src) / from.Size()
-	check(len(src), n, from)
-	check(len(dst), n, to)
-	if to == from {
-		copy(dst, src)
-		return
+	checkConvert(dst, to, src, from)
+	convert(dst, to, src, from)
+}
+
+// ConvertFinite is Convert and looks at the results on the way: it returns the index of the
+// first that is not finite, or -1. That is one which is NaN or infinite in src already or
+// too large for the format to.
+func ConvertFinite(dst []byte, to kernels.Float, src []byte, from kernels.Float) int {
+	checkConvert(dst, to, src, from)
+	// Where the assembly has seen something, the index is looked for in a piece that is still
+	// in the first-level cache.
+	const piece = 1 << 13
+	for i, n := 0, len(src)/from.Size(); i < n; i += piece {
+		end := min(n, i+piece)
+		d := dst[i*to.Size() : end*to.Size()]
+		if !convert(d, to, src[i*from.Size():end*from.Size()], from) {
+			if bad := FirstNonFinite(d, to); bad >= 0 {
+				return i + bad
+			}
+		}
 	}
-	var buf [512]float32
-	for n > 0 {
-		k := min(n, len(buf))
-		ToF32(buf[:k], src[:k*from.Size()], from)
-		FromF32(dst[:k*to.Size()], buf[:k], to)
-		src, dst, n = src[k*from.Size():], dst[k*to.Size():], n-k
-	}
+	return -1
 }
 
 // FirstNonFinite is the index of the first NaN or infinity, or -1.
 func FirstNonFinite(src []byte, f kernels.Float) int {
 	check(len(src), len(src)/f.Size(), f)
-	switch f {
-	case kernels.BF16:
-		return firstNonFinite16Generic(src, 0x7f80)
-	case kernels.F16:
-		return firstNonFinite16Generic(src, 0x7c00)
-	}
-	return firstNonFinite32Generic(src)
+	return firstNonFinite(src, f)
+}
+
+func checkConvert(dst []byte, to kernels.Float, src []byte, from kernels.Float) {
+	check(len(src), len(src)/from.Size(), from)
+	check(len(dst), len(src)/from.Size(), to)
 }
 
 func check(bytes, elems int, f kernels.Float) {

@@ -3,7 +3,60 @@ package cast
 import (
 	"encoding/binary"
 	"math"
+
+	"github.com/nf4conv/nf4conv/kernels"
 )
+
+func toF32Generic(dst []float32, src []byte, from kernels.Float) {
+	switch from {
+	case kernels.F32:
+		f32ToF32Generic(dst, src)
+	case kernels.BF16:
+		bf16ToF32Generic(dst, src)
+	case kernels.F16:
+		f16ToF32Generic(dst, src)
+	}
+}
+
+func fromF32Generic(dst []byte, src []float32, to kernels.Float) {
+	switch to {
+	case kernels.F32:
+		f32FromF32Generic(dst, src)
+	case kernels.BF16:
+		bf16FromF32Generic(dst, src)
+	case kernels.F16:
+		f16FromF32Generic(dst, src)
+	}
+}
+
+func convertGeneric(dst []byte, to kernels.Float, src []byte, from kernels.Float) {
+	if to == from {
+		copy(dst, src)
+		return
+	}
+	var buf [512]float32
+	for n := len(src) / from.Size(); n > 0; {
+		k := min(n, len(buf))
+		toF32Generic(buf[:k], src[:k*from.Size()], from)
+		fromF32Generic(dst[:k*to.Size()], buf[:k], to)
+		src, dst, n = src[k*from.Size():], dst[k*to.Size():], n-k
+	}
+}
+
+func firstNonFiniteGeneric(src []byte, f kernels.Float) int {
+	if f == kernels.F32 {
+		return firstNonFinite32Generic(src)
+	}
+	return firstNonFinite16Generic(src, exponent16(f))
+}
+
+// exponent16 is the exponent field of a 16-bit format, all ones in what is not finite.
+func exponent16(f kernels.Float) uint16 {
+	if f == kernels.F16 {
+		return 0x7c00
+	}
+	return 0x7f80
+}
 
 func f32ToBF16(v float32) uint16 {
 	b := math.Float32bits(v)
