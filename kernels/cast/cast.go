@@ -32,7 +32,7 @@ func Convert(dst []byte, to kernels.Float, src []byte, from kernels.Float) {
 
 // ConvertFinite is Convert and looks at the results on the way: it returns the index of the
 // first that is not finite, or -1. That is one which is NaN or infinite in src already or
-// too large for the format to.
+// too large for the format to. Behind it, dst need not be written.
 func ConvertFinite(dst []byte, to kernels.Float, src []byte, from kernels.Float) int {
 	checkConvert(dst, to, src, from)
 	// Where the assembly has seen something, the index is looked for in a piece that is still

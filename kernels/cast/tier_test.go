@@ -92,7 +92,7 @@ func TestLengthsAndOffsets(t *testing.T) {
 	eachTier(t, func(t *testing.T) {
 		for _, from := range floats {
 			for _, to := range floats {
-				for n := range 4*group + 3 {
+				for n := range 4*32 + 3 {
 					shift := r.IntN(64)
 					x := make([]float32, n)
 					for i := range x {
@@ -156,7 +156,7 @@ func FuzzTiers(f *testing.F) {
 	f.Add([]byte("as many bytes as it takes to fill a vector or two, and then some more of them"), uint8(1), uint8(2))
 	f.Fuzz(func(t *testing.T, src []byte, a, b uint8) {
 		from, to := floats[a%3], floats[b%3]
-		for len(src) > 0 && len(src) < 2*group*from.Size() {
+		for len(src) > 0 && len(src) < 2*32*from.Size() {
 			src = append(src, src...)
 		}
 		n := len(src) / from.Size()

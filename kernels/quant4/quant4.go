@@ -89,7 +89,7 @@ func BlockMoments(src []byte, from kernels.Float, packed []byte, blockSize int, 
 	if n > blockSize || len(packed) != n/2+n%2 {
 		panic(fmt.Sprintf("quant4: internal error: moments of %d elements: block size %d, %d packed bytes", n, blockSize, len(packed)))
 	}
-	return blockMomentsGeneric(src, from, packed, book)
+	return blockMoments(src, from, packed, book)
 }
 
 // elements is the number of elements in b.

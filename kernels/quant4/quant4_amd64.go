@@ -118,69 +118,20 @@ func dequantizeBlocks(dst *byte, to kernels.Float, packed *byte, absmax *float32
 	return dequantizeF32AVX2(dst, packed, absmax, n, blockSize, levels)
 }
 
-// quantizeBF16AVX2 works like quantizeGeneric on whole blocks of bfloat16 of a multiple of
-// 32 elements. It stops before a block with an absmax outside [leastRow, endRow) and
-// returns the number of blocks before it. batch is a number of blocks that fit the
-// first-level cache.
-//
-//go:noescape
-func quantizeBF16AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, rows *[129][16]int16, codes *[16]byte) int
-
-// quantizeBF16AVX512 works like quantizeBF16AVX2.
-//
-//go:noescape
-func quantizeBF16AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, rows *[129][16]int16, codes *[16]byte) int
-
-// quantizeF16AVX2 works like quantizeGeneric on whole blocks of binary16 of a multiple of
-// 32 elements. It stops before a block that is not finite and returns the number of
-// blocks before it.
-//
-//go:noescape
-func quantizeF16AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
-
-// quantizeF16AVX512 works like quantizeF16AVX2.
-//
-//go:noescape
-func quantizeF16AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
-
-// quantizeF32AVX2 works like quantizeF16AVX2, on float32.
-//
-//go:noescape
-func quantizeF32AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
-
-// quantizeF32AVX512 works like quantizeF32AVX2.
-//
-//go:noescape
-func quantizeF32AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
-
-// dequantizeBF16AVX2 works like dequantizeGeneric on whole blocks of a multiple of 32
-// elements, with finite levels. It stops before a scale that is not finite and returns the
-// number of blocks before it.
-//
-//go:noescape
-func dequantizeBF16AVX2(dst, packed *byte, absmax *float32, blocks, blockSize int, levels *[16]float32) int
-
-// dequantizeBF16AVX512 works like dequantizeBF16AVX2.
-//
-//go:noescape
-func dequantizeBF16AVX512(dst, packed *byte, absmax *float32, blocks, blockSize int, levels *[16]float32) int
-
-// dequantizeF16AVX2 works like dequantizeBF16AVX2, to binary16.
-//
-//go:noescape
-func dequantizeF16AVX2(dst, packed *byte, absmax *float32, blocks, blockSize int, levels *[16]float32) int
-
-// dequantizeF16AVX512 works like dequantizeF16AVX2.
-//
-//go:noescape
-func dequantizeF16AVX512(dst, packed *byte, absmax *float32, blocks, blockSize int, levels *[16]float32) int
-
-// dequantizeF32AVX2 works like dequantizeBF16AVX2, to float32.
-//
-//go:noescape
-func dequantizeF32AVX2(dst, packed *byte, absmax *float32, blocks, blockSize int, levels *[16]float32) int
-
-// dequantizeF32AVX512 works like dequantizeF32AVX2.
-//
-//go:noescape
-func dequantizeF32AVX512(dst, packed *byte, absmax *float32, blocks, blockSize int, levels *[16]float32) int
+func blockMoments(src []byte, from kernels.Float, packed []byte, book *Codebook) Moments {
+	const group = 16 // elements at a time
+	n := len(src) / from.Size()
+	if !kernels.Features.AVX2 || n == 0 || n%group != 0 {
+		return blockMomentsGeneric(src, from, packed, book)
+	}
+	var sums [3]float64
+	switch from {
+	case kernels.BF16:
+		momentsBF16AVX2(&src[0], &packed[0], n/group, &book.Levels, &sums)
+	case kernels.F16:
+		momentsF16AVX2(&src[0], &packed[0], n/group, &book.Levels, &sums)
+	default:
+		momentsF32AVX2(&src[0], &packed[0], n/group, &book.Levels, &sums)
+	}
+	return Moments{sums[0], sums[1], sums[2]}
+}

@@ -17,3 +17,7 @@ func dequantize(dst []byte, to kernels.Float, packed []byte, absmax []float32, b
 func dequantizeF32(dst []float32, packed []byte, absmax []float32, blockSize int, book *Codebook) {
 	dequantizeF32Generic(dst, packed, absmax, blockSize, book)
 }
+
+func blockMoments(src []byte, from kernels.Float, packed []byte, book *Codebook) Moments {
+	return blockMomentsGeneric(src, from, packed, book)
+}

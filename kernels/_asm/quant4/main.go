@@ -20,5 +20,8 @@ func main() {
 	dequantizeHalfAVX512("F16", false)
 	dequantizeF32AVX2()
 	dequantizeF32AVX512()
+	for _, in := range []reader{bfloat16Reader, float16Reader, float32Reader} {
+		momentsAVX2(in)
+	}
 	Generate()
 }
