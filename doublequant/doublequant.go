@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"math"
 	"sort"
+
+	"github.com/nf4conv/nf4conv/kernels/quant8"
 )
 
 // BlockSize is the number of absmax that share a nested absmax. bitsandbytes' kernels
@@ -21,16 +23,10 @@ const BlockSize = 256
 // Groups is the number of nested absmax for n absmax.
 func Groups(n int64) int64 { return (n + BlockSize - 1) / BlockSize }
 
-// tiny keeps the reciprocal of a group that is all zero finite.
-const tiny = float32(1e-38)
-
-var (
-	dynamicMap = makeMap()
-	midpoints  = makeMidpoints()
-)
+var book = makeBook()
 
 // Map is the signed 8-bit dynamic map, ascending. It must not be changed.
-func Map() *[256]float32 { return dynamicMap }
+func Map() *[256]float32 { return &book.Levels }
 
 // makeMap builds the map: for each decade 10^(i-6), 2^i intervals between 0.1 and 1 of
 // which the midpoints count, with both signs; 0; and 1. linspace is computed as torch
@@ -73,59 +69,21 @@ func fma(a, b, c float32) float32 {
 	return float32(s)
 }
 
-func makeMidpoints() *[255]float32 {
-	var m [255]float32
-	for i := range m {
-		m[i] = float32(dynamicMap[i]+dynamicMap[i+1]) / 2
+func makeBook() *quant8.Codebook {
+	b := &quant8.Codebook{Levels: *makeMap()}
+	for i := range b.Midpoints {
+		b.Midpoints[i] = float32(b.Levels[i]+b.Levels[i+1]) / 2
 	}
-	return &m
+	return b
 }
 
-// Sums are taken per sumGroup values, in sumLanes strided accumulators that are folded
-// by halves, and the sums of the groups in the same way: an order that vector units and
-// GPUs can keep, so that every implementation gives the same bits.
-const (
-	sumGroup = 4096
-	sumLanes = 64
-)
-
-// Offset is the mean of absmax: summed in float64 in a fixed order, rounded once to
-// float32. It is 0 for no values.
+// Offset is the mean of absmax: summed in float64 in the order of [quant8.Sum], rounded
+// once to float32. It is 0 for no values.
 func Offset(absmax []float32) float32 {
 	if len(absmax) == 0 {
 		return 0
 	}
-	partial := make([]float64, 0, (len(absmax)+sumGroup-1)/sumGroup)
-	var buf [sumGroup]float64
-	for i := 0; i < len(absmax); i += sumGroup {
-		g := absmax[i:min(i+sumGroup, len(absmax))]
-		for k, a := range g {
-			buf[k] = float64(a)
-		}
-		partial = append(partial, groupSum(buf[:len(g)]))
-	}
-	for len(partial) > 1 {
-		next := partial[:0]
-		for i := 0; i < len(partial); i += sumGroup {
-			next = append(next, groupSum(partial[i:min(i+sumGroup, len(partial))]))
-		}
-		partial = next
-	}
-	return float32(partial[0] / float64(len(absmax)))
-}
-
-// groupSum adds up to sumGroup values.
-func groupSum(v []float64) float64 {
-	var acc [sumLanes]float64
-	for i, x := range v {
-		acc[i%sumLanes] += x
-	}
-	for n := sumLanes / 2; n > 0; n /= 2 {
-		for j := range n {
-			acc[j] += acc[j+n]
-		}
-	}
-	return acc[0]
+	return float32(quant8.Sum(absmax) / float64(len(absmax)))
 }
 
 // Quantize writes a code for every absmax and the nested absmax of every group of
@@ -134,30 +92,7 @@ func groupSum(v []float64) float64 {
 // 0 and the code of 0. Other lengths are a panic.
 func Quantize(codes []byte, nested []float32, absmax []float32, offset float32) {
 	check(len(codes), len(nested), len(absmax), BlockSize)
-	for g := range nested {
-		lo, hi := g*BlockSize, min((g+1)*BlockSize, len(absmax))
-		var a float32
-		for _, x := range absmax[lo:hi] {
-			a = max(a, float32(math.Abs(float64(x-offset))))
-		}
-		nested[g] = a
-		r := 1 / max(a, tiny)
-		for i, x := range absmax[lo:hi] {
-			codes[lo+i] = nearest(float32(x-offset) * r)
-		}
-	}
-}
-
-// nearest is the number of midpoints below v. The search has eight steps, each a
-// compare.
-func nearest(v float32) byte {
-	n := 0
-	for step := 128; step > 0; step /= 2 {
-		if k := n + step; k <= len(midpoints) && midpoints[k-1] < v {
-			n = k
-		}
-	}
-	return byte(n)
+	quant8.Quantize(codes, nested, absmax, offset, BlockSize, book)
 }
 
 // Dequantize reconstructs absmax from codes: m[code]*nested + offset, each operation
@@ -165,9 +100,7 @@ func nearest(v float32) byte {
 // codes as absmax, and a nested absmax for every group; other lengths are a panic.
 func Dequantize(absmax []float32, codes []byte, nested []float32, m *[256]float32, offset float32, nestedBlockSize int) {
 	check(len(codes), len(nested), len(absmax), nestedBlockSize)
-	for i, c := range codes {
-		absmax[i] = float32(m[c]*nested[i/nestedBlockSize]) + offset
-	}
+	quant8.Dequantize(absmax, codes, nested, m, offset, nestedBlockSize)
 }
 
 func check(codes, nested, absmax, blockSize int) {
