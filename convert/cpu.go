@@ -55,31 +55,35 @@ type cpuTransform struct {
 	sample *Sample
 }
 
-// Chunk implements Transform.
+// Chunk implements Transform. Data passes memory once: what is not finite shows in the
+// results, in the scale of its block or while it is converted, and is looked for only then.
 func (t *cpuTransform) Chunk(s Scratch, first int64, in []byte) ([]byte, error) {
 	b := s.(*cpuScratch)
-	if t.spec.Check {
-		if i := cast.FirstNonFinite(in, t.spec.Read); i >= 0 {
-			return nil, nonFinite(in, t.spec.Read, i, first)
-		}
-	}
 	n := len(in) / t.spec.Read.Size()
 	x := in
-	if t.spec.To != t.spec.Read {
+	check := t.spec.Check && !t.spec.Quantize
+	switch {
+	case t.spec.To != t.spec.Read:
 		x = grow(&b.cast, n*t.spec.To.Size())
-		cast.Convert(x, t.spec.To, in, t.spec.Read)
-		if t.spec.Check {
-			if i := cast.FirstNonFinite(x, t.spec.To); i >= 0 {
-				return nil, tooLarge(in, &t.spec, i, first)
-			}
+		if !check {
+			cast.Convert(x, t.spec.To, in, t.spec.Read)
+		} else if cast.ConvertFinite(x, t.spec.To, in, t.spec.Read) >= 0 {
+			return nil, FindRefused(&t.spec, first, in)
+		}
+	case check:
+		if cast.FirstNonFinite(in, t.spec.Read) >= 0 {
+			return nil, FindRefused(&t.spec, first, in)
 		}
 	}
 	if !t.spec.Quantize {
 		return x, nil
 	}
 	bs := t.spec.BlockSize
-	packed := grow(&b.packed, (n+1)/2)
-	quant4.Quantize(packed, t.absmax[first/int64(bs):][:(n+bs-1)/bs], x, t.spec.To, bs, t.spec.Type.Codebook())
+	packed, absmax := grow(&b.packed, (n+1)/2), t.absmax[first/int64(bs):][:(n+bs-1)/bs]
+	quant4.Quantize(packed, absmax, x, t.spec.To, bs, t.spec.Type.Codebook())
+	if t.spec.Check && !cast.AllFinite(absmax) {
+		return nil, FindRefused(&t.spec, first, in)
+	}
 	t.sample.Add(first, x, t.spec.To, packed)
 	return packed, nil
 }

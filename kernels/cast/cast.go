@@ -56,6 +56,9 @@ func FirstNonFinite(src []byte, f kernels.Float) int {
 	return firstNonFinite(src, f)
 }
 
+// AllFinite says whether no element of x is NaN or infinite.
+func AllFinite(x []float32) bool { return allFinite(x) }
+
 func checkConvert(dst []byte, to kernels.Float, src []byte, from kernels.Float) {
 	check(len(src), len(src)/from.Size(), from)
 	check(len(dst), len(src)/from.Size(), to)

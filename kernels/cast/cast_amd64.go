@@ -123,6 +123,8 @@ func firstNonFinite(src []byte, f kernels.Float) int {
 	return -1
 }
 
+func allFinite(x []float32) bool { return firstNonFinite(bytes(x), kernels.F32) < 0 }
+
 func finiteAsm(src *byte, steps int, f kernels.Float) int {
 	if f == kernels.F32 {
 		const exponent = 0x7f800000

@@ -50,6 +50,15 @@ func firstNonFiniteGeneric(src []byte, f kernels.Float) int {
 	return firstNonFinite16Generic(src, exponent16(f))
 }
 
+func allFiniteGeneric(x []float32) bool {
+	for _, v := range x {
+		if v-v != 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // exponent16 is the exponent field of a 16-bit format, all ones in what is not finite.
 func exponent16(f kernels.Float) uint16 {
 	if f == kernels.F16 {

@@ -151,6 +151,26 @@ func TestConvertFinite(t *testing.T) {
 	})
 }
 
+func TestAllFinite(t *testing.T) {
+	eachTier(t, func(t *testing.T) {
+		for n := range 150 {
+			x := make([]float32, n)
+			if !AllFinite(x) || !allFiniteGeneric(x) {
+				t.Fatalf("%d zeros are not finite", n)
+			}
+			for i := range x {
+				for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+					x[i] = float32(bad)
+					if AllFinite(x) || allFiniteGeneric(x) {
+						t.Fatalf("%v at %d of %d is taken for finite", bad, i, n)
+					}
+				}
+				x[i] = 0
+			}
+		}
+	})
+}
+
 // FuzzTiers converts any bytes from any format to any other, with all tiers.
 func FuzzTiers(f *testing.F) {
 	f.Add([]byte("as many bytes as it takes to fill a vector or two, and then some more of them"), uint8(1), uint8(2))
