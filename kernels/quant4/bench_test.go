@@ -11,27 +11,41 @@ import (
 	"github.com/nf4conv/nf4conv/nf4"
 )
 
-// benchElems fits the second-level cache together with what is made of it.
-const benchElems = 1 << 17
+const (
+	// benchElems fits the second-level cache together with what is made of it.
+	benchElems = 1 << 17
+	// streamElems is far more than any cache holds.
+	streamElems = 1 << 27
+)
 
-func benchSource(f kernels.Float) []byte {
+// benchSource is n elements in the manner of weights; n is a power of two.
+func benchSource(f kernels.Float, n int) []byte {
 	r := rand.New(rand.NewPCG(1, 2))
-	x := make([]float32, benchElems)
+	x := make([]float32, min(n, 1<<20))
 	for i := range x {
 		x[i] = float32(r.NormFloat64() * 0.02)
 	}
-	src := make([]byte, benchElems*f.Size())
-	cast.FromF32(src, x, f)
+	src := make([]byte, n*f.Size())
+	cast.FromF32(src[:len(x)*f.Size()], x, f)
+	for done := len(x) * f.Size(); done < len(src); done *= 2 {
+		copy(src[done:], src[:done])
+	}
 	return src
 }
 
-// Rates are in bytes of the 16- or 32-bit side; Melem/s is the number to compare.
-func bench(b *testing.B, f kernels.Float, run func()) {
-	b.SetBytes(int64(benchElems * f.Size()))
-	for b.Loop() {
-		run()
+// bench measures in every tier. Rates are in bytes of the 16- or 32-bit side; Melem/s is the
+// number to compare.
+func bench(b *testing.B, name string, n int, f kernels.Float, run func()) {
+	for _, tier := range kernels.Tiers() {
+		b.Run("tier="+tier+"/"+name, func(b *testing.B) {
+			defer kernels.Use(tier)()
+			b.SetBytes(int64(n * f.Size()))
+			for b.Loop() {
+				run()
+			}
+			b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds()/1e6, "Melem/s")
+		})
 	}
-	b.ReportMetric(float64(benchElems)*float64(b.N)/b.Elapsed().Seconds()/1e6, "Melem/s")
 }
 
 func BenchmarkQuantize(b *testing.B) {
@@ -41,10 +55,10 @@ func BenchmarkQuantize(b *testing.B) {
 				if bs != 64 && (f != kernels.BF16 || typ != nf4.NF4) {
 					continue
 				}
-				b.Run(fmt.Sprintf("tier=%s/type=%v/from=%v/block=%d", kernels.Tier(), typ, f, bs), func(b *testing.B) {
-					src, book := benchSource(f), typ.Codebook()
-					packed, absmax := make([]byte, benchElems/2), make([]float32, benchElems/bs)
-					bench(b, f, func() { quant4.Quantize(packed, absmax, src, f, bs, book) })
+				src, book := benchSource(f, benchElems), typ.Codebook()
+				packed, absmax := make([]byte, benchElems/2), make([]float32, benchElems/bs)
+				bench(b, fmt.Sprintf("type=%v/from=%v/block=%d", typ, f, bs), benchElems, f, func() {
+					quant4.Quantize(packed, absmax, src, f, bs, book)
 				})
 			}
 		}
@@ -55,11 +69,11 @@ func BenchmarkDequantize(b *testing.B) {
 	const bs = 64
 	book := nf4.NF4.Codebook()
 	packed, absmax := make([]byte, benchElems/2), make([]float32, benchElems/bs)
-	quant4.Quantize(packed, absmax, benchSource(kernels.BF16), kernels.BF16, bs, book)
+	quant4.Quantize(packed, absmax, benchSource(kernels.BF16, benchElems), kernels.BF16, bs, book)
 	for _, f := range []kernels.Float{kernels.BF16, kernels.F16, kernels.F32} {
-		b.Run(fmt.Sprintf("tier=%s/to=%v/block=%d", kernels.Tier(), f, bs), func(b *testing.B) {
-			dst := make([]byte, benchElems*f.Size())
-			bench(b, f, func() { quant4.Dequantize(dst, f, packed, absmax, benchElems, bs, book) })
+		dst := make([]byte, benchElems*f.Size())
+		bench(b, fmt.Sprintf("to=%v/block=%d", f, bs), benchElems, f, func() {
+			quant4.Dequantize(dst, f, packed, absmax, benchElems, bs, book)
 		})
 	}
 }
@@ -67,18 +81,45 @@ func BenchmarkDequantize(b *testing.B) {
 func BenchmarkBlockMoments(b *testing.B) {
 	const bs = 64
 	book := nf4.NF4.Codebook()
-	src := benchSource(kernels.BF16)
+	src := benchSource(kernels.BF16, benchElems)
 	packed, absmax := make([]byte, benchElems/2), make([]float32, benchElems/bs)
 	quant4.Quantize(packed, absmax, src, kernels.BF16, bs, book)
 	var m quant4.Moments
-	b.Run(fmt.Sprintf("tier=%s/from=%v/block=%d", kernels.Tier(), kernels.BF16, bs), func(b *testing.B) {
-		bench(b, kernels.BF16, func() {
-			for i := range absmax {
-				m = quant4.BlockMoments(src[i*2*bs:(i+1)*2*bs], kernels.BF16, packed[i*bs/2:(i+1)*bs/2], bs, book)
-			}
-		})
+	bench(b, fmt.Sprintf("from=%v/block=%d", kernels.BF16, bs), benchElems, kernels.BF16, func() {
+		for i := range absmax {
+			m = quant4.BlockMoments(src[i*2*bs:(i+1)*2*bs], kernels.BF16, packed[i*bs/2:(i+1)*bs/2], bs, book)
+		}
 	})
 	if m.XX == 0 {
 		b.Fatal("no moments")
 	}
+}
+
+// BenchmarkStream is the work on data that comes from memory, beside what bounds it: reading
+// alone (the search for NaN and infinities, which finds none and has time to spare), and
+// copying. All rates are in bytes of the bfloat16 side, copies in bytes copied.
+func BenchmarkStream(b *testing.B) {
+	const bs = 64
+	book := nf4.NF4.Codebook()
+	src := benchSource(kernels.BF16, streamElems)
+	packed, absmax, dst := make([]byte, streamElems/2), make([]float32, streamElems/bs), make([]byte, 2*streamElems)
+	quant4.Quantize(packed, absmax, src, kernels.BF16, bs, book)
+	quant4.Dequantize(dst, kernels.BF16, packed, absmax, streamElems, bs, book)
+	bench(b, "op=read", streamElems, kernels.BF16, func() {
+		if cast.FirstNonFinite(src, kernels.BF16) >= 0 {
+			b.Fatal("not finite")
+		}
+	})
+	b.Run("op=copy", func(b *testing.B) {
+		b.SetBytes(2 * streamElems)
+		for b.Loop() {
+			copy(dst, src)
+		}
+	})
+	bench(b, "op=quantize/from=bfloat16", streamElems, kernels.BF16, func() {
+		quant4.Quantize(packed, absmax, src, kernels.BF16, bs, book)
+	})
+	bench(b, "op=dequantize/to=bfloat16", streamElems, kernels.BF16, func() {
+		quant4.Dequantize(dst, kernels.BF16, packed, absmax, streamElems, bs, book)
+	})
 }
