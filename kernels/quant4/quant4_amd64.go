@@ -49,6 +49,8 @@ func quantize(packed []byte, absmax []float32, src []byte, from kernels.Float, b
 func quantizeBlocks(packed []byte, absmax []float32, src []byte, from kernels.Float, n, blockSize int, t *searchTable) int {
 	p, a, x, batch := &packed[0], &absmax[0], &src[0], max(1, batchElems/blockSize)
 	switch {
+	case from == kernels.BF16 && kernels.Features.AVX512 && t.cells != nil:
+		return quantizeCellsAVX512(p, a, x, n, blockSize, batch, t.cells)
 	case from == kernels.BF16 && kernels.Features.AVX512:
 		return quantizeBF16AVX512(p, a, x, n, blockSize, batch, &t.rows, &t.codes)
 	case from == kernels.BF16:

@@ -669,7 +669,7 @@ DATA f_unit<>+0(SB)/4, $0x3f800000
 GLOBL f_unit<>(SB), RODATA|NOPTR, $4
 
 // func quantizeBF16AVX2(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, rows *[129][16]int16, codes *[16]byte) int
-// Requires: AVX, AVX2, CMOV
+// Requires: AVX, AVX2, CMOV, MMX+
 TEXT ·quantizeBF16AVX2(SB), NOSPLIT, $0-72
 	MOVQ           packed+0(FP), AX
 	MOVQ           absmax+8(FP), CX
@@ -682,10 +682,8 @@ TEXT ·quantizeBF16AVX2(SB), NOSPLIT, $0-72
 	VMOVDQU        w_magnitude<>+0(SB), Y0
 	VMOVDQU        w_start<>+0(SB), Y1
 	VMOVDQU        w_first<>+0(SB), Y2
-	VMOVDQU        w_four<>+0(SB), Y3
-	VMOVDQU        w_two<>+0(SB), Y4
 	MOVQ           codes+56(FP), R9
-	VBROADCASTI128 (R9), Y5
+	VBROADCASTI128 (R9), Y3
 
 batch:
 	MOVQ    BX, R9
@@ -695,9 +693,9 @@ batch:
 	MOVQ    DX, R11
 
 maximum:
-	VPAND   (R11), Y0, Y6
-	VPAND   32(R11), Y0, Y7
-	VPMAXUW Y7, Y6, Y6
+	VPAND   (R11), Y0, Y4
+	VPAND   32(R11), Y0, Y5
+	VPMAXUW Y5, Y4, Y4
 	ADDQ    $0x40, R11
 	MOVQ    SI, R12
 	SUBQ    $0x20, R12
@@ -705,20 +703,20 @@ maximum:
 while1:
 	CMPQ    R12, $0x01
 	JL      end2
-	VPAND   (R11), Y0, Y7
-	VPAND   32(R11), Y0, Y8
-	VPMAXUW Y8, Y7, Y7
-	VPMAXUW Y7, Y6, Y6
+	VPAND   (R11), Y0, Y5
+	VPAND   32(R11), Y0, Y6
+	VPMAXUW Y6, Y5, Y5
+	VPMAXUW Y5, Y4, Y4
 	ADDQ    $0x40, R11
 	SUBQ    $0x20, R12
 	JMP     while1
 
 end2:
-	VEXTRACTI128 $0x01, Y6, X7
-	VPMAXUW      X6, X7, X7
-	VPXOR        w_ones<>+0(SB), X7, X7
-	VPHMINPOSUW  X7, X7
-	VMOVD        X7, R12
+	VEXTRACTI128 $0x01, Y4, X5
+	VPMAXUW      X4, X5, X5
+	VPXOR        w_ones<>+0(SB), X5, X5
+	VPHMINPOSUW  X5, X5
+	VMOVD        X5, R12
 	NOTL         R12
 	MOVWLZX      R12, R12
 	LEAL         -3456(R12), R14
@@ -742,98 +740,100 @@ codes:
 	ANDL         $0x7f, R11
 	SHLL         $0x05, R11
 	ADDQ         R13, R11
-	VPBROADCASTW 2(CX), Y6
-	VPAND        w_exponent<>+0(SB), Y6, Y6
-	VPSIGNW      4096(R13), Y6, Y6
-	VPADDW       (R11), Y6, Y6
-	VPERMQ       $0x44, Y6, Y7
-	VPERMQ       $0xee, Y6, Y9
-	VPSHUFB      w_pick3<>+0(SB), Y9, Y6
-	VPSHUFB      w_pick2<>+0(SB), Y9, Y8
-	VPSHUFB      w_pick1<>+0(SB), Y9, Y9
+	VPBROADCASTW 2(CX), Y4
+	VPAND        w_exponent<>+0(SB), Y4, Y4
+	VPSIGNW      4096(R13), Y4, Y4
+	VPADDW       (R11), Y4, Y4
+	VPERMQ       $0x44, Y4, Y5
+	VPERMQ       $0xee, Y4, Y7
+	VPSHUFB      w_pick3<>+0(SB), Y7, Y4
+	VPSHUFB      w_pick2<>+0(SB), Y7, Y6
+	VPSHUFB      w_pick1<>+0(SB), Y7, Y7
 	MOVQ         SI, R12
 
 while3:
 	CMPQ       R12, $0x40
 	JL         end4
 	VMOVDQU    (DX), Y10
-	VPAND      Y0, Y10, Y11
-	VPSIGNW    Y10, Y11, Y11
-	VPCMPGTW   Y9, Y11, Y10
-	VPBLENDVB  Y10, Y2, Y1, Y12
-	VPSHUFB    Y12, Y8, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPAND      Y3, Y10, Y10
-	VPOR       Y10, Y12, Y12
-	VPSHUFB    Y12, Y6, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPAND      Y4, Y10, Y10
-	VPOR       Y10, Y12, Y12
-	VPSHUFB    Y12, Y7, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPSUBW     Y10, Y12, Y12
+	VPAND      Y0, Y10, Y8
+	VPSIGNW    Y10, Y8, Y8
+	VMOVDQU    32(DX), Y13
+	VPAND      Y0, Y13, Y11
+	VPSIGNW    Y13, Y11, Y11
+	VPCMPGTW   Y7, Y8, Y10
+	VPCMPGTW   Y7, Y11, Y13
+	VPBLENDVB  Y10, Y2, Y1, Y9
+	VPBLENDVB  Y13, Y2, Y1, Y12
+	VPSHUFB    Y9, Y6, Y10
+	VPSHUFB    Y12, Y6, Y13
+	VPCMPGTW   Y10, Y8, Y10
+	VPCMPGTW   Y13, Y11, Y13
+	VPAND      w_four<>+0(SB), Y10, Y10
+	VPAND      w_four<>+0(SB), Y13, Y13
+	VPOR       Y10, Y9, Y9
+	VPOR       Y13, Y12, Y12
+	VPSHUFB    Y9, Y4, Y10
+	VPSHUFB    Y12, Y4, Y13
+	VPCMPGTW   Y10, Y8, Y10
+	VPCMPGTW   Y13, Y11, Y13
+	VPAND      w_two<>+0(SB), Y10, Y10
+	VPAND      w_two<>+0(SB), Y13, Y13
+	VPOR       Y10, Y9, Y9
+	VPOR       Y13, Y12, Y12
+	VPSHUFB    Y9, Y5, Y10
+	VPSHUFB    Y12, Y5, Y13
+	VPCMPGTW   Y10, Y8, Y10
+	VPCMPGTW   Y13, Y11, Y13
+	VPSUBW     Y10, Y9, Y9
+	VPSUBW     Y13, Y12, Y12
+	VPAND      w_low<>+0(SB), Y9, Y9
 	VPAND      w_low<>+0(SB), Y12, Y12
-	VMOVDQU    32(DX), Y10
-	VPAND      Y0, Y10, Y11
-	VPSIGNW    Y10, Y11, Y11
-	VPCMPGTW   Y9, Y11, Y10
-	VPBLENDVB  Y10, Y2, Y1, Y13
-	VPSHUFB    Y13, Y8, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPAND      Y3, Y10, Y10
-	VPOR       Y10, Y13, Y13
-	VPSHUFB    Y13, Y6, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPAND      Y4, Y10, Y10
-	VPOR       Y10, Y13, Y13
-	VPSHUFB    Y13, Y7, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPSUBW     Y10, Y13, Y13
+	VPACKUSWB  Y12, Y9, Y9
+	VPSHUFB    Y9, Y3, Y9
+	VPMADDUBSW w_nibbles<>+0(SB), Y9, Y9
+	VMOVDQU    64(DX), Y11
+	VPAND      Y0, Y11, Y8
+	VPSIGNW    Y11, Y8, Y8
+	VMOVDQU    96(DX), Y14
+	VPAND      Y0, Y14, Y12
+	VPSIGNW    Y14, Y12, Y12
+	VPCMPGTW   Y7, Y8, Y11
+	VPCMPGTW   Y7, Y12, Y14
+	VPBLENDVB  Y11, Y2, Y1, Y10
+	VPBLENDVB  Y14, Y2, Y1, Y13
+	VPSHUFB    Y10, Y6, Y11
+	VPSHUFB    Y13, Y6, Y14
+	VPCMPGTW   Y11, Y8, Y11
+	VPCMPGTW   Y14, Y12, Y14
+	VPAND      w_four<>+0(SB), Y11, Y11
+	VPAND      w_four<>+0(SB), Y14, Y14
+	VPOR       Y11, Y10, Y10
+	VPOR       Y14, Y13, Y13
+	VPSHUFB    Y10, Y4, Y11
+	VPSHUFB    Y13, Y4, Y14
+	VPCMPGTW   Y11, Y8, Y11
+	VPCMPGTW   Y14, Y12, Y14
+	VPAND      w_two<>+0(SB), Y11, Y11
+	VPAND      w_two<>+0(SB), Y14, Y14
+	VPOR       Y11, Y10, Y10
+	VPOR       Y14, Y13, Y13
+	VPSHUFB    Y10, Y5, Y11
+	VPSHUFB    Y13, Y5, Y14
+	VPCMPGTW   Y11, Y8, Y11
+	VPCMPGTW   Y14, Y12, Y14
+	VPSUBW     Y11, Y10, Y10
+	VPSUBW     Y14, Y13, Y13
+	VPAND      w_low<>+0(SB), Y10, Y10
 	VPAND      w_low<>+0(SB), Y13, Y13
-	VPACKUSWB  Y13, Y12, Y12
-	VPSHUFB    Y12, Y5, Y12
-	VPMADDUBSW w_nibbles<>+0(SB), Y12, Y12
-	VMOVDQU    64(DX), Y10
-	VPAND      Y0, Y10, Y11
-	VPSIGNW    Y10, Y11, Y11
-	VPCMPGTW   Y9, Y11, Y10
-	VPBLENDVB  Y10, Y2, Y1, Y13
-	VPSHUFB    Y13, Y8, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPAND      Y3, Y10, Y10
-	VPOR       Y10, Y13, Y13
-	VPSHUFB    Y13, Y6, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPAND      Y4, Y10, Y10
-	VPOR       Y10, Y13, Y13
-	VPSHUFB    Y13, Y7, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPSUBW     Y10, Y13, Y13
-	VPAND      w_low<>+0(SB), Y13, Y13
-	VMOVDQU    96(DX), Y10
-	VPAND      Y0, Y10, Y11
-	VPSIGNW    Y10, Y11, Y11
-	VPCMPGTW   Y9, Y11, Y10
-	VPBLENDVB  Y10, Y2, Y1, Y14
-	VPSHUFB    Y14, Y8, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPAND      Y3, Y10, Y10
-	VPOR       Y10, Y14, Y14
-	VPSHUFB    Y14, Y6, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPAND      Y4, Y10, Y10
-	VPOR       Y10, Y14, Y14
-	VPSHUFB    Y14, Y7, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPSUBW     Y10, Y14, Y14
-	VPAND      w_low<>+0(SB), Y14, Y14
-	VPACKUSWB  Y14, Y13, Y13
-	VPSHUFB    Y13, Y5, Y13
-	VPMADDUBSW w_nibbles<>+0(SB), Y13, Y13
-	VPACKUSWB  Y13, Y12, Y12
-	VMOVDQU    w_order<>+0(SB), Y10
-	VPERMD     Y12, Y10, Y12
-	VMOVDQU    Y12, (AX)
+	VPACKUSWB  Y13, Y10, Y10
+	VPSHUFB    Y10, Y3, Y10
+	VPMADDUBSW w_nibbles<>+0(SB), Y10, Y10
+	VPACKUSWB  Y10, Y9, Y9
+	VMOVDQU    w_order<>+0(SB), Y8
+	VPERMD     Y9, Y8, Y9
+	VMOVDQU    Y9, (AX)
+	PREFETCHT0 8192(DX)
+	PREFETCHT0 8256(DX)
 	ADDQ       $0x00000080, DX
 	ADDQ       $0x20, AX
 	SUBQ       $0x40, R12
@@ -842,47 +842,47 @@ while3:
 end4:
 	TESTQ      R12, R12
 	JZ         none5
-	VMOVDQU    (DX), Y10
-	VPAND      Y0, Y10, Y11
-	VPSIGNW    Y10, Y11, Y11
-	VPCMPGTW   Y9, Y11, Y10
-	VPBLENDVB  Y10, Y2, Y1, Y12
-	VPSHUFB    Y12, Y8, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPAND      Y3, Y10, Y10
-	VPOR       Y10, Y12, Y12
-	VPSHUFB    Y12, Y6, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPAND      Y4, Y10, Y10
-	VPOR       Y10, Y12, Y12
-	VPSHUFB    Y12, Y7, Y10
-	VPCMPGTW   Y10, Y11, Y10
-	VPSUBW     Y10, Y12, Y12
+	VMOVDQU    (DX), Y9
+	VPAND      Y0, Y9, Y8
+	VPSIGNW    Y9, Y8, Y8
+	VMOVDQU    32(DX), Y11
+	VPAND      Y0, Y11, Y10
+	VPSIGNW    Y11, Y10, Y10
+	VPCMPGTW   Y7, Y8, Y9
+	VPCMPGTW   Y7, Y10, Y11
+	VPBLENDVB  Y9, Y2, Y1, Y7
+	VPBLENDVB  Y11, Y2, Y1, Y12
+	VPSHUFB    Y7, Y6, Y9
+	VPSHUFB    Y12, Y6, Y6
+	VPCMPGTW   Y9, Y8, Y9
+	VPCMPGTW   Y6, Y10, Y11
+	VPAND      w_four<>+0(SB), Y9, Y9
+	VPAND      w_four<>+0(SB), Y11, Y11
+	VPOR       Y9, Y7, Y7
+	VPOR       Y11, Y12, Y12
+	VPSHUFB    Y7, Y4, Y9
+	VPSHUFB    Y12, Y4, Y6
+	VPCMPGTW   Y9, Y8, Y9
+	VPCMPGTW   Y6, Y10, Y11
+	VPAND      w_two<>+0(SB), Y9, Y9
+	VPAND      w_two<>+0(SB), Y11, Y11
+	VPOR       Y9, Y7, Y7
+	VPOR       Y11, Y12, Y12
+	VPSHUFB    Y7, Y5, Y9
+	VPSHUFB    Y12, Y5, Y6
+	VPCMPGTW   Y9, Y8, Y9
+	VPCMPGTW   Y6, Y10, Y11
+	VPSUBW     Y9, Y7, Y7
+	VPSUBW     Y11, Y12, Y12
+	VPAND      w_low<>+0(SB), Y7, Y7
 	VPAND      w_low<>+0(SB), Y12, Y12
-	VMOVDQU    32(DX), Y10
-	VPAND      Y0, Y10, Y11
-	VPSIGNW    Y10, Y11, Y11
-	VPCMPGTW   Y9, Y11, Y9
-	VPBLENDVB  Y9, Y2, Y1, Y10
-	VPSHUFB    Y10, Y8, Y8
-	VPCMPGTW   Y8, Y11, Y9
-	VPAND      Y3, Y9, Y9
-	VPOR       Y9, Y10, Y10
-	VPSHUFB    Y10, Y6, Y8
-	VPCMPGTW   Y8, Y11, Y9
-	VPAND      Y4, Y9, Y9
-	VPOR       Y9, Y10, Y10
-	VPSHUFB    Y10, Y7, Y8
-	VPCMPGTW   Y8, Y11, Y9
-	VPSUBW     Y9, Y10, Y10
-	VPAND      w_low<>+0(SB), Y10, Y10
-	VPACKUSWB  Y10, Y12, Y12
-	VPSHUFB    Y12, Y5, Y12
-	VPMADDUBSW w_nibbles<>+0(SB), Y12, Y12
-	VPACKUSWB  Y12, Y12, Y12
-	VMOVDQU    w_order<>+0(SB), Y6
-	VPERMD     Y12, Y6, Y12
-	VMOVDQU    X12, (AX)
+	VPACKUSWB  Y12, Y7, Y7
+	VPSHUFB    Y7, Y3, Y7
+	VPMADDUBSW w_nibbles<>+0(SB), Y7, Y7
+	VPACKUSWB  Y7, Y7, Y7
+	VMOVDQU    w_order<>+0(SB), Y4
+	VPERMD     Y7, Y4, Y7
+	VMOVDQU    X7, (AX)
 	ADDQ       $0x00000040, DX
 	ADDQ       $0x10, AX
 
@@ -901,7 +901,7 @@ return:
 	RET
 
 // func quantizeBF16AVX512(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, rows *[129][16]int16, codes *[16]byte) int
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·quantizeBF16AVX512(SB), NOSPLIT, $0-72
 	MOVQ            packed+0(FP), AX
 	MOVQ            absmax+8(FP), CX
@@ -1033,6 +1033,8 @@ while8:
 	VPSHUFB      Z18, Z7, Z18
 	VPMADDUBSW   Z6, Z18, Z18
 	VPMOVWB      Z18, (AX)
+	PREFETCHT0   8192(DX)
+	PREFETCHT0   8256(DX)
 	ADDQ         $0x00000080, DX
 	ADDQ         $0x20, AX
 	SUBQ         $0x40, R12
@@ -1077,8 +1079,229 @@ return:
 	MOVQ R8, ret+64(FP)
 	RET
 
+DATA w_last<>+0(SB)/2, $0x001f
+DATA w_last<>+2(SB)/2, $0x001f
+DATA w_last<>+4(SB)/2, $0x001f
+DATA w_last<>+6(SB)/2, $0x001f
+DATA w_last<>+8(SB)/2, $0x001f
+DATA w_last<>+10(SB)/2, $0x001f
+DATA w_last<>+12(SB)/2, $0x001f
+DATA w_last<>+14(SB)/2, $0x001f
+DATA w_last<>+16(SB)/2, $0x001f
+DATA w_last<>+18(SB)/2, $0x001f
+DATA w_last<>+20(SB)/2, $0x001f
+DATA w_last<>+22(SB)/2, $0x001f
+DATA w_last<>+24(SB)/2, $0x001f
+DATA w_last<>+26(SB)/2, $0x001f
+DATA w_last<>+28(SB)/2, $0x001f
+DATA w_last<>+30(SB)/2, $0x001f
+DATA w_last<>+32(SB)/2, $0x001f
+DATA w_last<>+34(SB)/2, $0x001f
+DATA w_last<>+36(SB)/2, $0x001f
+DATA w_last<>+38(SB)/2, $0x001f
+DATA w_last<>+40(SB)/2, $0x001f
+DATA w_last<>+42(SB)/2, $0x001f
+DATA w_last<>+44(SB)/2, $0x001f
+DATA w_last<>+46(SB)/2, $0x001f
+DATA w_last<>+48(SB)/2, $0x001f
+DATA w_last<>+50(SB)/2, $0x001f
+DATA w_last<>+52(SB)/2, $0x001f
+DATA w_last<>+54(SB)/2, $0x001f
+DATA w_last<>+56(SB)/2, $0x001f
+DATA w_last<>+58(SB)/2, $0x001f
+DATA w_last<>+60(SB)/2, $0x001f
+DATA w_last<>+62(SB)/2, $0x001f
+GLOBL w_last<>(SB), RODATA|NOPTR, $64
+
+DATA w_sign<>+0(SB)/2, $0x0020
+DATA w_sign<>+2(SB)/2, $0x0020
+DATA w_sign<>+4(SB)/2, $0x0020
+DATA w_sign<>+6(SB)/2, $0x0020
+DATA w_sign<>+8(SB)/2, $0x0020
+DATA w_sign<>+10(SB)/2, $0x0020
+DATA w_sign<>+12(SB)/2, $0x0020
+DATA w_sign<>+14(SB)/2, $0x0020
+DATA w_sign<>+16(SB)/2, $0x0020
+DATA w_sign<>+18(SB)/2, $0x0020
+DATA w_sign<>+20(SB)/2, $0x0020
+DATA w_sign<>+22(SB)/2, $0x0020
+DATA w_sign<>+24(SB)/2, $0x0020
+DATA w_sign<>+26(SB)/2, $0x0020
+DATA w_sign<>+28(SB)/2, $0x0020
+DATA w_sign<>+30(SB)/2, $0x0020
+DATA w_sign<>+32(SB)/2, $0x0020
+DATA w_sign<>+34(SB)/2, $0x0020
+DATA w_sign<>+36(SB)/2, $0x0020
+DATA w_sign<>+38(SB)/2, $0x0020
+DATA w_sign<>+40(SB)/2, $0x0020
+DATA w_sign<>+42(SB)/2, $0x0020
+DATA w_sign<>+44(SB)/2, $0x0020
+DATA w_sign<>+46(SB)/2, $0x0020
+DATA w_sign<>+48(SB)/2, $0x0020
+DATA w_sign<>+50(SB)/2, $0x0020
+DATA w_sign<>+52(SB)/2, $0x0020
+DATA w_sign<>+54(SB)/2, $0x0020
+DATA w_sign<>+56(SB)/2, $0x0020
+DATA w_sign<>+58(SB)/2, $0x0020
+DATA w_sign<>+60(SB)/2, $0x0020
+DATA w_sign<>+62(SB)/2, $0x0020
+GLOBL w_sign<>(SB), RODATA|NOPTR, $64
+
+// func quantizeCellsAVX512(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, cells *[128][4][32]uint16) int
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, CMOV, MMX+
+TEXT ·quantizeCellsAVX512(SB), NOSPLIT, $0-64
+	MOVQ      packed+0(FP), AX
+	MOVQ      absmax+8(FP), CX
+	MOVQ      src+16(FP), DX
+	MOVQ      blocks+24(FP), BX
+	MOVQ      blockSize+32(FP), SI
+	MOVQ      batch+40(FP), DI
+	XORQ      R8, R8
+	MOVQ      cells+48(FP), R13
+	VMOVDQU64 w_magnitude<>+0(SB), Z0
+	VMOVDQU64 w_last<>+0(SB), Z1
+	VMOVDQU64 w_sign<>+0(SB), Z2
+	VMOVDQU64 w_nibbles<>+0(SB), Z3
+
+batch:
+	MOVQ    BX, R9
+	CMPQ    R9, DI
+	CMOVQGT DI, R9
+	XORQ    R10, R10
+	MOVQ    DX, R11
+
+maximum:
+	VPANDD (R11), Z0, Z4
+	ADDQ   $0x40, R11
+	MOVQ   SI, R12
+	SUBQ   $0x20, R12
+
+while11:
+	CMPQ    R12, $0x01
+	JL      end12
+	VPANDD  (R11), Z0, Z5
+	VPMAXUW Z5, Z4, Z4
+	ADDQ    $0x40, R11
+	SUBQ    $0x20, R12
+	JMP     while11
+
+end12:
+	VEXTRACTI64X4 $0x01, Z4, Y5
+	VPMAXUW       Y4, Y5, Y5
+	VEXTRACTI32X4 $0x01, Y5, X4
+	VPMAXUW       X5, X4, X4
+	VPXORD        w_ones<>+0(SB), X4, X4
+	VPHMINPOSUW   X4, X4
+	VMOVD         X4, R12
+	NOTL          R12
+	MOVWLZX       R12, R12
+	LEAL          -3456(R12), R14
+	CMPL          R14, $0x00003a00
+	JAE           limit
+	SHLL          $0x10, R12
+	MOVL          R12, (CX)(R10*4)
+	INCQ          R10
+	CMPQ          R10, R9
+	JL            maximum
+
+limit:
+	ADDQ  R10, R8
+	SUBQ  R10, BX
+	SUBQ  R10, R9
+	TESTQ R10, R10
+	JZ    return
+
+codes:
+	MOVWLZX      2(CX), R11
+	VPBROADCASTW R11, Z4
+	ANDL         $0x7f, R11
+	SHLL         $0x08, R11
+	ADDQ         R13, R11
+	VMOVDQU64    (R11), Z5
+	VMOVDQU64    64(R11), Z7
+	VMOVDQU64    128(R11), Z8
+	VMOVDQU64    192(R11), Z9
+	MOVQ         SI, R12
+
+while13:
+	CMPQ         R12, $0x40
+	JL           end14
+	VMOVDQU64    (DX), Z10
+	VPANDD       Z0, Z10, Z11
+	VPSUBW       Z11, Z4, Z11
+	VPSRLW       $0x05, Z11, Z12
+	VPMINUW      Z1, Z12, Z12
+	VPSRLW       $0x0a, Z10, Z10
+	VPTERNLOGD   $0xf8, Z2, Z10, Z12
+	VMOVDQA64    Z12, Z10
+	VPERMI2W     Z7, Z5, Z10
+	VMOVDQA64    Z12, Z12
+	VPERMI2W     Z9, Z8, Z12
+	VPCMPUW      $0x01, Z10, Z11, K1
+	VPSRLW       $0x08, Z12, K1, Z12
+	VPMOVWB      Z12, Y6
+	VMOVDQU64    64(DX), Z10
+	VPANDD       Z0, Z10, Z11
+	VPSUBW       Z11, Z4, Z11
+	VPSRLW       $0x05, Z11, Z12
+	VPMINUW      Z1, Z12, Z12
+	VPSRLW       $0x0a, Z10, Z10
+	VPTERNLOGD   $0xf8, Z2, Z10, Z12
+	VMOVDQA64    Z12, Z10
+	VPERMI2W     Z7, Z5, Z10
+	VMOVDQA64    Z12, Z12
+	VPERMI2W     Z9, Z8, Z12
+	VPCMPUW      $0x01, Z10, Z11, K1
+	VPSRLW       $0x08, Z12, K1, Z12
+	VPMOVWB      Z12, Y10
+	VINSERTI64X4 $0x01, Y10, Z6, Z6
+	VPMADDUBSW   Z3, Z6, Z6
+	VPMOVWB      Z6, (AX)
+	PREFETCHT0   8192(DX)
+	PREFETCHT0   8256(DX)
+	ADDQ         $0x00000080, DX
+	ADDQ         $0x20, AX
+	SUBQ         $0x40, R12
+	JMP          while13
+
+end14:
+	TESTQ      R12, R12
+	JZ         none15
+	VMOVDQU64  (DX), Z10
+	VPANDD     Z0, Z10, Z11
+	VPSUBW     Z11, Z4, Z11
+	VPSRLW     $0x05, Z11, Z4
+	VPMINUW    Z1, Z4, Z4
+	VPSRLW     $0x0a, Z10, Z10
+	VPTERNLOGD $0xf8, Z2, Z10, Z4
+	VMOVDQA64  Z4, Z10
+	VPERMI2W   Z7, Z5, Z10
+	VMOVDQA64  Z4, Z4
+	VPERMI2W   Z9, Z8, Z4
+	VPCMPUW    $0x01, Z10, Z11, K1
+	VPSRLW     $0x08, Z4, K1, Z4
+	VPMOVWB    Z4, Y4
+	VPMADDUBSW Y3, Y4, Y4
+	VPMOVWB    Y4, (AX)
+	ADDQ       $0x00000040, DX
+	ADDQ       $0x10, AX
+
+none15:
+	ADDQ  $0x04, CX
+	DECQ  R10
+	JNZ   codes
+	TESTQ R9, R9
+	JNZ   return
+	TESTQ BX, BX
+	JNZ   batch
+
+return:
+	VZEROUPPER
+	MOVQ R8, ret+56(FP)
+	RET
+
 // func quantizeF32AVX2(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, steps *[4][16]float32, codes *[16]byte) int
-// Requires: AVX, AVX2, CMOV
+// Requires: AVX, AVX2, CMOV, MMX+
 TEXT ·quantizeF32AVX2(SB), NOSPLIT, $0-72
 	MOVQ           packed+0(FP), AX
 	MOVQ           absmax+8(FP), CX
@@ -1126,9 +1349,9 @@ maximum:
 	VPXOR Y8, Y8, Y8
 	MOVQ  SI, R12
 
-while11:
+while16:
 	CMPQ    R12, $0x01
-	JL      end12
+	JL      end17
 	VMOVUPS (R11), Y9
 	VPAND   f_magnitude<>+0(SB), Y9, Y9
 	VPMAXUD Y9, Y8, Y8
@@ -1143,9 +1366,9 @@ while11:
 	VPMAXUD Y9, Y8, Y8
 	ADDQ    $0x00000080, R11
 	SUBQ    $0x20, R12
-	JMP     while11
+	JMP     while16
 
-end12:
+end17:
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMAXUD      X8, X9, X9
 	VPSHUFD      $0x4e, X9, X8
@@ -1175,9 +1398,9 @@ codes:
 	VBROADCASTSS X8, Y8
 	MOVQ         SI, R12
 
-while13:
+while18:
 	CMPQ       R12, $0x01
-	JL         end14
+	JL         end19
 	VMOVUPS    (DX), Y9
 	VMULPS     Y8, Y9, Y9
 	VCMPPS     $0x1e, Y2, Y9, Y11
@@ -1252,12 +1475,14 @@ while13:
 	VPACKUSWB  Y10, Y10, Y10
 	VPERMQ     $0x08, Y10, Y10
 	VMOVDQU    X10, (AX)
+	PREFETCHT0 8192(DX)
+	PREFETCHT0 8256(DX)
 	ADDQ       $0x00000080, DX
 	ADDQ       $0x10, AX
 	SUBQ       $0x20, R12
-	JMP        while13
+	JMP        while18
 
-end14:
+end19:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -1272,7 +1497,7 @@ return:
 	RET
 
 // func quantizeF32AVX512(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, steps *[4][16]float32, codes *[16]byte) int
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·quantizeF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ           packed+0(FP), AX
 	MOVQ           absmax+8(FP), CX
@@ -1306,9 +1531,9 @@ maximum:
 	VPXORD Z11, Z11, Z11
 	MOVQ   SI, R12
 
-while15:
+while20:
 	CMPQ    R12, $0x01
-	JL      end16
+	JL      end21
 	VMOVUPS (R11), Z12
 	VPANDD  Z5, Z12, Z12
 	VPMAXUD Z12, Z11, Z11
@@ -1317,9 +1542,9 @@ while15:
 	VPMAXUD Z12, Z11, Z11
 	ADDQ    $0x00000080, R11
 	SUBQ    $0x20, R12
-	JMP     while15
+	JMP     while20
 
-end16:
+end21:
 	VEXTRACTI64X4 $0x01, Z11, Y12
 	VPMAXUD       Y11, Y12, Y12
 	VEXTRACTI32X4 $0x01, Y12, X13
@@ -1351,9 +1576,9 @@ codes:
 	VBROADCASTSS X12, Z12
 	MOVQ         SI, R12
 
-while17:
+while22:
 	CMPQ         R12, $0x01
-	JL           end18
+	JL           end23
 	VMOVUPS      (DX), Z14
 	VMULPS       Z12, Z14, Z14
 	VCMPPS       $0x1e, Z1, Z14, K1
@@ -1386,12 +1611,14 @@ while17:
 	VPSHUFB      Y13, Y0, Y13
 	VPMADDUBSW   Y10, Y13, Y13
 	VPMOVWB      Y13, (AX)
+	PREFETCHT0   8192(DX)
+	PREFETCHT0   8256(DX)
 	ADDQ         $0x00000080, DX
 	ADDQ         $0x10, AX
 	SUBQ         $0x20, R12
-	JMP          while17
+	JMP          while22
 
-end18:
+end23:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -1406,7 +1633,7 @@ return:
 	RET
 
 // func quantizeF16AVX2(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, steps *[4][16]float32, codes *[16]byte) int
-// Requires: AVX, AVX2, CMOV, F16C
+// Requires: AVX, AVX2, CMOV, F16C, MMX+
 TEXT ·quantizeF16AVX2(SB), NOSPLIT, $0-72
 	MOVQ           packed+0(FP), AX
 	MOVQ           absmax+8(FP), CX
@@ -1454,9 +1681,9 @@ maximum:
 	VPXOR Y8, Y8, Y8
 	MOVQ  SI, R12
 
-while19:
+while24:
 	CMPQ      R12, $0x01
-	JL        end20
+	JL        end25
 	VCVTPH2PS (R11), Y9
 	VPAND     f_magnitude<>+0(SB), Y9, Y9
 	VPMAXUD   Y9, Y8, Y8
@@ -1471,9 +1698,9 @@ while19:
 	VPMAXUD   Y9, Y8, Y8
 	ADDQ      $0x00000040, R11
 	SUBQ      $0x20, R12
-	JMP       while19
+	JMP       while24
 
-end20:
+end25:
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMAXUD      X8, X9, X9
 	VPSHUFD      $0x4e, X9, X8
@@ -1503,9 +1730,9 @@ codes:
 	VBROADCASTSS X8, Y8
 	MOVQ         SI, R12
 
-while21:
+while26:
 	CMPQ       R12, $0x01
-	JL         end22
+	JL         end27
 	VCVTPH2PS  (DX), Y9
 	VMULPS     Y8, Y9, Y9
 	VCMPPS     $0x1e, Y2, Y9, Y11
@@ -1580,12 +1807,13 @@ while21:
 	VPACKUSWB  Y10, Y10, Y10
 	VPERMQ     $0x08, Y10, Y10
 	VMOVDQU    X10, (AX)
+	PREFETCHT0 8192(DX)
 	ADDQ       $0x00000040, DX
 	ADDQ       $0x10, AX
 	SUBQ       $0x20, R12
-	JMP        while21
+	JMP        while26
 
-end22:
+end27:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -1600,7 +1828,7 @@ return:
 	RET
 
 // func quantizeF16AVX512(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, steps *[4][16]float32, codes *[16]byte) int
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·quantizeF16AVX512(SB), NOSPLIT, $0-72
 	MOVQ           packed+0(FP), AX
 	MOVQ           absmax+8(FP), CX
@@ -1634,9 +1862,9 @@ maximum:
 	VPXORD Z11, Z11, Z11
 	MOVQ   SI, R12
 
-while23:
+while28:
 	CMPQ      R12, $0x01
-	JL        end24
+	JL        end29
 	VCVTPH2PS (R11), Z12
 	VPANDD    Z5, Z12, Z12
 	VPMAXUD   Z12, Z11, Z11
@@ -1645,9 +1873,9 @@ while23:
 	VPMAXUD   Z12, Z11, Z11
 	ADDQ      $0x00000040, R11
 	SUBQ      $0x20, R12
-	JMP       while23
+	JMP       while28
 
-end24:
+end29:
 	VEXTRACTI64X4 $0x01, Z11, Y12
 	VPMAXUD       Y11, Y12, Y12
 	VEXTRACTI32X4 $0x01, Y12, X13
@@ -1679,9 +1907,9 @@ codes:
 	VBROADCASTSS X12, Z12
 	MOVQ         SI, R12
 
-while25:
+while30:
 	CMPQ         R12, $0x01
-	JL           end26
+	JL           end31
 	VCVTPH2PS    (DX), Z14
 	VMULPS       Z12, Z14, Z14
 	VCMPPS       $0x1e, Z1, Z14, K1
@@ -1714,12 +1942,13 @@ while25:
 	VPSHUFB      Y13, Y0, Y13
 	VPMADDUBSW   Y10, Y13, Y13
 	VPMOVWB      Y13, (AX)
+	PREFETCHT0   8192(DX)
 	ADDQ         $0x00000040, DX
 	ADDQ         $0x10, AX
 	SUBQ         $0x20, R12
-	JMP          while25
+	JMP          while30
 
-end26:
+end31:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -1856,9 +2085,9 @@ block:
 	VPERMQ       $0xee, Y5, Y5
 	MOVQ         SI, R8
 
-while27:
+while32:
 	CMPQ       R8, $0x40
-	JL         end28
+	JL         end33
 	VPERMD     (CX), Y3, Y6
 	VPSRLW     $0x04, Y6, Y7
 	VPAND      Y2, Y7, Y7
@@ -1882,12 +2111,12 @@ while27:
 	ADDQ       $0x00000080, AX
 	ADDQ       $0x20, CX
 	SUBQ       $0x40, R8
-	JMP        while27
+	JMP        while32
 
-end28:
-while29:
+end33:
+while34:
 	CMPQ       R8, $0x20
-	JL         end30
+	JL         end35
 	VMOVDQU    (CX), X6
 	VPSRLW     $0x04, X6, X7
 	VPAND      X2, X7, X7
@@ -1911,9 +2140,9 @@ while29:
 	ADDQ       $0x00000040, AX
 	ADDQ       $0x10, CX
 	SUBQ       $0x20, R8
-	JMP        while29
+	JMP        while34
 
-end30:
+end35:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -1954,9 +2183,9 @@ block:
 	VINSERTI64X4 $0x01, Y3, Z3, Z3
 	MOVQ         SI, R8
 
-while31:
+while36:
 	CMPQ      R8, $0x20
-	JL        end32
+	JL        end37
 	VPMOVZXBD (CX), Z4
 	VPSLLD    $0x10, Z4, Z5
 	VPSRLD    $0x04, Z4, Z4
@@ -1966,9 +2195,9 @@ while31:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x10, CX
 	SUBQ      $0x20, R8
-	JMP       while31
+	JMP       while36
 
-end32:
+end37:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2013,9 +2242,9 @@ block:
 	VPERMQ       $0xee, Y5, Y5
 	MOVQ         SI, R8
 
-while33:
+while38:
 	CMPQ       R8, $0x40
-	JL         end34
+	JL         end39
 	VPERMD     (CX), Y3, Y6
 	VPSRLW     $0x04, Y6, Y7
 	VPAND      Y2, Y7, Y7
@@ -2039,12 +2268,12 @@ while33:
 	ADDQ       $0x00000080, AX
 	ADDQ       $0x20, CX
 	SUBQ       $0x40, R8
-	JMP        while33
+	JMP        while38
 
-end34:
-while35:
+end39:
+while40:
 	CMPQ       R8, $0x20
-	JL         end36
+	JL         end41
 	VMOVDQU    (CX), X6
 	VPSRLW     $0x04, X6, X7
 	VPAND      X2, X7, X7
@@ -2068,9 +2297,9 @@ while35:
 	ADDQ       $0x00000040, AX
 	ADDQ       $0x10, CX
 	SUBQ       $0x20, R8
-	JMP        while35
+	JMP        while40
 
-end36:
+end41:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2106,9 +2335,9 @@ block:
 	VINSERTI64X4 $0x01, Y1, Z1, Z1
 	MOVQ         SI, R8
 
-while37:
+while42:
 	CMPQ      R8, $0x20
-	JL        end38
+	JL        end43
 	VPMOVZXBD (CX), Z2
 	VPSLLD    $0x10, Z2, Z3
 	VPSRLD    $0x04, Z2, Z2
@@ -2118,9 +2347,9 @@ while37:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x10, CX
 	SUBQ      $0x20, R8
-	JMP       while37
+	JMP       while42
 
-end38:
+end43:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2154,9 +2383,9 @@ block:
 	VMULPS       Y1, Y3, Y3
 	MOVQ         SI, R8
 
-while39:
+while44:
 	CMPQ      R8, $0x10
-	JL        end40
+	JL        end45
 	VPMOVZXBD (CX), Y4
 	VPERMQ    $0xd8, Y4, Y4
 	VPSRLD    $0x04, Y4, Y5
@@ -2175,9 +2404,9 @@ while39:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x08, CX
 	SUBQ      $0x10, R8
-	JMP       while39
+	JMP       while44
 
-end40:
+end45:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2209,9 +2438,9 @@ block:
 	VMULPS       Z0, Z1, Z1
 	MOVQ         SI, R8
 
-while41:
+while46:
 	CMPQ      R8, $0x10
-	JL        end42
+	JL        end47
 	VPMOVZXBQ (CX), Z2
 	VPSLLQ    $0x20, Z2, Z3
 	VPSRLQ    $0x04, Z2, Z2
@@ -2221,9 +2450,9 @@ while41:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x08, CX
 	SUBQ      $0x10, R8
-	JMP       while41
+	JMP       while46
 
-end42:
+end47:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2251,7 +2480,7 @@ TEXT ·momentsBF16AVX2(SB), NOSPLIT, $0-40
 	VXORPD  Y6, Y6, Y6
 	VXORPD  Y7, Y7, Y7
 
-loop43:
+loop48:
 	VPMOVZXBD    (CX), Y9
 	VPERMQ       $0xd8, Y9, Y9
 	VPSRLD       $0x04, Y9, Y8
@@ -2296,7 +2525,7 @@ loop43:
 	ADDQ         $0x20, AX
 	ADDQ         $0x08, CX
 	DECQ         DX
-	JNZ          loop43
+	JNZ          loop48
 	VADDPD       Y3, Y2, Y2
 	VEXTRACTF128 $0x01, Y2, X0
 	VADDPD       X0, X2, X0
@@ -2335,7 +2564,7 @@ TEXT ·momentsF16AVX2(SB), NOSPLIT, $0-40
 	VXORPD  Y6, Y6, Y6
 	VXORPD  Y7, Y7, Y7
 
-loop44:
+loop49:
 	VPMOVZXBD    (CX), Y9
 	VPERMQ       $0xd8, Y9, Y9
 	VPSRLD       $0x04, Y9, Y8
@@ -2378,7 +2607,7 @@ loop44:
 	ADDQ         $0x20, AX
 	ADDQ         $0x08, CX
 	DECQ         DX
-	JNZ          loop44
+	JNZ          loop49
 	VADDPD       Y3, Y2, Y2
 	VEXTRACTF128 $0x01, Y2, X0
 	VADDPD       X0, X2, X0
@@ -2417,7 +2646,7 @@ TEXT ·momentsF32AVX2(SB), NOSPLIT, $0-40
 	VXORPD  Y6, Y6, Y6
 	VXORPD  Y7, Y7, Y7
 
-loop45:
+loop50:
 	VPMOVZXBD    (CX), Y9
 	VPERMQ       $0xd8, Y9, Y9
 	VPSRLD       $0x04, Y9, Y8
@@ -2460,7 +2689,7 @@ loop45:
 	ADDQ         $0x40, AX
 	ADDQ         $0x08, CX
 	DECQ         DX
-	JNZ          loop45
+	JNZ          loop50
 	VADDPD       Y3, Y2, Y2
 	VEXTRACTF128 $0x01, Y2, X0
 	VADDPD       X0, X2, X0

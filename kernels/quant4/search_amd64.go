@@ -18,6 +18,11 @@ type searchTable struct {
 
 	words bool // rows can be used
 	rows  [129][16]int16
+
+	// cells, unless it is nil, holds for every mantissa of absmax the thresholds of 32 cells of
+	// positive x, of 32 of negative x, and the codes of both: the lower byte of a word is the
+	// code from the threshold on, the upper byte the code before.
+	cells *[128][4][32]uint16
 }
 
 // rowOrder is the thresholds' order in a row: those of the last step of the search,
@@ -60,6 +65,7 @@ func newSearchTable(b *Codebook) *searchTable {
 	}
 	if t.words {
 		t.makeRows(b)
+		t.makeCells()
 	}
 	return t
 }
@@ -102,4 +108,49 @@ func (t *searchTable) makeRows(b *Codebook) {
 			t.rows[m][i] = int16(lo - int(t.rows[signRow][i])*unit)
 		}
 	}
+}
+
+// makeCells puts the thresholds of rows, as distances from absmax in bits of bfloat16, into
+// cells of 32 steps, a quarter of a power of two. There are no cells when two thresholds
+// share one or when a threshold is zero, for zero and the smallest number share one.
+func (t *searchTable) makeCells() {
+	const width, count = 32, 32
+	cells := new([128][4][count]uint16)
+	negative := 0 // thresholds: the rank of zero
+	for _, s := range t.rows[signRow][:15] {
+		if s == 0 {
+			return
+		}
+		if s < 0 {
+			negative++
+		}
+	}
+	for m := range cells {
+		var limit [2][count]int // the distance at which the rank changes, of positive and negative x; 0: not here
+		top := m
+		for i, x := range t.rows[m][:15] {
+			sign, d := 0, top-int(x) // above the threshold: a distance less than d
+			if t.rows[signRow][i] < 0 {
+				sign, d = 1, top+int(x)+1 // not above it
+			}
+			c := min(d/width, count-1)
+			if d < 0 || limit[sign][c] != 0 {
+				return
+			}
+			limit[sign][c] = d
+		}
+		for sign, step := range [2]int{1, -1} {
+			rank := negative
+			for c := count - 1; c >= 0; c-- {
+				code, before := t.codes[rank], byte(0)
+				if limit[sign][c] != 0 {
+					rank += step
+					before = t.codes[rank]
+				}
+				cells[m][sign][c] = uint16(limit[sign][c])
+				cells[m][2+sign][c] = uint16(code) | uint16(before)<<8
+			}
+		}
+	}
+	t.cells = cells
 }

@@ -15,6 +15,11 @@ func quantizeBF16AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSiz
 //go:noescape
 func quantizeBF16AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, rows *[129][16]int16, codes *[16]byte) int
 
+// quantizeCellsAVX512 works like quantizeBF16AVX2.
+//
+//go:noescape
+func quantizeCellsAVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, cells *[128][4][32]uint16) int
+
 // quantizeF16AVX2 works like quantizeGeneric on whole blocks of binary16 of a multiple of
 // 32 elements. It stops before a block that is not finite and returns the number of
 // blocks before it.

@@ -9,6 +9,7 @@ func main() {
 	makeFloatConsts()
 	quantizeBF16AVX2()
 	quantizeBF16AVX512()
+	quantizeCellsAVX512()
 	for _, in := range []reader{float32Reader, float16Reader} {
 		quantizeFloatAVX2(in)
 		quantizeFloatAVX512(in)

@@ -128,6 +128,15 @@ func (q *quantizer) advance(elems, size int) {
 	ADDQ(Imm(uint64(elems/2)), q.packed)
 }
 
+// prefetch asks for bytes of the source some batches ahead: while codes are found, nothing
+// else is read from memory.
+func (q *quantizer) prefetch(bytes int) {
+	const ahead = 8192
+	for i := 0; i < bytes; i += 64 {
+		PREFETCHT0(Mem{Base: q.src, Disp: ahead + i})
+	}
+}
+
 // maxWord is the absmax, as float32 bits, of which the complements of bfloat16 magnitudes
 // are in x.
 func maxWord(x reg.VecVirtual) reg.Register {
@@ -161,8 +170,7 @@ func quantizeBF16AVX2() {
 	TEXT("quantizeBF16AVX2", attr.NOSPLIT, quantizeWords)
 	q := newQuantizer()
 	rows := Load(Param("rows"), GP64())
-	magnitude, start, first, four, two, codes := load(YMM, w.magnitude), load(YMM, w.start), load(YMM, w.first),
-		load(YMM, w.four), load(YMM, w.two), YMM()
+	magnitude, start, first, codes := load(YMM, w.magnitude), load(YMM, w.start), load(YMM, w.first), YMM()
 	VBROADCASTI128(Mem{Base: Load(Param("codes"), GP64())}, codes)
 	q.run(func() reg.Register {
 		m := YMM()
@@ -202,28 +210,29 @@ func quantizeBF16AVX2() {
 		VPSHUFB(w.pick1, upper, t1)
 		// rank32 finds the ranks of 32 elements and makes them codes: a word for two.
 		rank32 := func(disp int) reg.VecVirtual {
-			var r [2]reg.VecVirtual
-			for i := range r {
-				x, s, m, idx, t := YMM(), YMM(), YMM(), YMM(), YMM()
-				VMOVDQU(Mem{Base: q.src, Disp: disp + 32*i}, x)
-				VPAND(magnitude, x, s)
-				VPSIGNW(x, s, s)
-				VPCMPGTW(t1, s, m)
-				VPBLENDVB(m, first, start, idx)
-				VPSHUFB(idx, t2, t)
-				VPCMPGTW(t, s, m)
-				VPAND(four, m, m)
-				VPOR(m, idx, idx)
-				VPSHUFB(idx, t3, t)
-				VPCMPGTW(t, s, m)
-				VPAND(two, m, m)
-				VPOR(m, idx, idx)
-				VPSHUFB(idx, t4, t)
-				VPCMPGTW(t, s, m)
-				VPSUBW(m, idx, idx)
-				VPAND(w.low, idx, idx)
-				r[i] = idx
-			}
+			var s, idx, m, t, r [2]reg.VecVirtual
+			both := func(f func(i int)) { f(0); f(1) } // interleaved: two chains of dependent steps
+			both(func(i int) {
+				s[i], idx[i], m[i], t[i] = YMM(), YMM(), YMM(), YMM()
+				r[i] = idx[i]
+				VMOVDQU(Mem{Base: q.src, Disp: disp + 32*i}, m[i])
+				VPAND(magnitude, m[i], s[i])
+				VPSIGNW(m[i], s[i], s[i])
+			})
+			both(func(i int) { VPCMPGTW(t1, s[i], m[i]) })
+			both(func(i int) { VPBLENDVB(m[i], first, start, idx[i]) })
+			both(func(i int) { VPSHUFB(idx[i], t2, t[i]) })
+			both(func(i int) { VPCMPGTW(t[i], s[i], m[i]) })
+			both(func(i int) { VPAND(w.four, m[i], m[i]) })
+			both(func(i int) { VPOR(m[i], idx[i], idx[i]) })
+			both(func(i int) { VPSHUFB(idx[i], t3, t[i]) })
+			both(func(i int) { VPCMPGTW(t[i], s[i], m[i]) })
+			both(func(i int) { VPAND(w.two, m[i], m[i]) })
+			both(func(i int) { VPOR(m[i], idx[i], idx[i]) })
+			both(func(i int) { VPSHUFB(idx[i], t4, t[i]) })
+			both(func(i int) { VPCMPGTW(t[i], s[i], m[i]) })
+			both(func(i int) { VPSUBW(m[i], idx[i], idx[i]) })
+			both(func(i int) { VPAND(w.low, idx[i], idx[i]) })
 			VPACKUSWB(r[1], r[0], r[0])
 			VPSHUFB(r[0], codes, r[0])
 			VPMADDUBSW(w.nibbles, r[0], r[0])
@@ -234,6 +243,7 @@ func quantizeBF16AVX2() {
 			VPACKUSWB(r1, r0, r0)
 			VPERMD(r0, load(YMM, w.order), r0)
 			VMOVDQU(r0, Mem{Base: q.packed})
+			q.prefetch(128)
 			q.advance(64, 2)
 		}, func() {
 			r := rank32(0)
@@ -257,27 +267,7 @@ func quantizeBF16AVX512() {
 	signs, signsU := ZMM(), ZMM()
 	VBROADCASTI32X4(Mem{Base: rows, Disp: signRow}, signs)
 	VBROADCASTI32X4(Mem{Base: rows, Disp: signRow + 16}, signsU)
-	q.run(func() reg.Register {
-		m := ZMM()
-		VPANDD(Mem{Base: q.at}, magnitude, m)
-		ADDQ(Imm(64), q.at)
-		MOVQ(q.size, q.n)
-		SUBQ(Imm(32), q.n)
-		emit.While(q.n, 1, func() {
-			t := ZMM()
-			VPANDD(Mem{Base: q.at}, magnitude, t)
-			VPMAXUW(t, m, m)
-			ADDQ(Imm(64), q.at)
-			SUBQ(Imm(32), q.n)
-		})
-		y, x := YMM(), XMM()
-		VEXTRACTI64X4(Imm(1), m, y)
-		VPMAXUW(m.AsY(), y, y)
-		VEXTRACTI32X4(Imm(1), y, x)
-		VPMAXUW(y.AsX(), x, x)
-		VPXORD(w.ones, x, x)
-		return maxWord(x)
-	}, func() {
+	q.run(func() reg.Register { return q.maxWords512(magnitude) }, func() {
 		row := q.rowOf(rows)
 		e, e4, t4, t3, t2, t1, upper := ZMM(), ZMM(), ZMM(), ZMM(), ZMM(), ZMM(), ZMM()
 		VPBROADCASTW(Mem{Base: q.absmax, Disp: 2}, e)
@@ -320,6 +310,7 @@ func quantizeBF16AVX512() {
 			VPSHUFB(r, codes, r)
 			VPMADDUBSW(nibbles, r, r)
 			VPMOVWB(r, Mem{Base: q.packed})
+			q.prefetch(128)
 			q.advance(64, 2)
 		}, func() {
 			r := rank32(0)
@@ -329,6 +320,29 @@ func quantizeBF16AVX512() {
 			q.advance(32, 2)
 		})
 	})
+}
+
+// maxWords512 is the absmax of the block at q.at.
+func (q *quantizer) maxWords512(magnitude reg.VecVirtual) reg.Register {
+	m := ZMM()
+	VPANDD(Mem{Base: q.at}, magnitude, m)
+	ADDQ(Imm(64), q.at)
+	MOVQ(q.size, q.n)
+	SUBQ(Imm(32), q.n)
+	emit.While(q.n, 1, func() {
+		t := ZMM()
+		VPANDD(Mem{Base: q.at}, magnitude, t)
+		VPMAXUW(t, m, m)
+		ADDQ(Imm(64), q.at)
+		SUBQ(Imm(32), q.n)
+	})
+	y, x := YMM(), XMM()
+	VEXTRACTI64X4(Imm(1), m, y)
+	VPMAXUW(m.AsY(), y, y)
+	VEXTRACTI32X4(Imm(1), y, x)
+	VPMAXUW(y.AsX(), x, x)
+	VPXORD(w.ones, x, x)
+	return maxWord(x)
 }
 
 // load puts a constant into a register.
