@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -81,8 +82,8 @@ func findDevices() *devicesDoc {
 		Selected: "cpu (" + kernels.Tier() + ")",
 		Tiers: []tierState{
 			{"generic", true, "Go, the definition of every result"},
-			{"avx2", false, has(kernels.Features.AVX2, "AVX2, FMA and F16C")},
-			{"avx512", false, has(kernels.Features.AVX512, "AVX-512 F, BW, VL and DQ")},
+			tierOf("avx2", "AVX2, FMA and F16C"),
+			tierOf("avx512", "AVX-512 F, BW, VL and DQ"),
 		},
 	}
 	lib, err := driver.Open()
@@ -170,9 +171,9 @@ func mark(selected bool) string {
 	return "-"
 }
 
-func has(there bool, what string) string {
-	if there {
-		return "the processor has " + what + "; this build has no kernels for it yet"
+func tierOf(name, what string) tierState {
+	if slices.Contains(kernels.Tiers(), name) {
+		return tierState{name, true, "the processor has " + what}
 	}
-	return "not used: no " + what + " (or switched off by NF4CONV_DISABLE)"
+	return tierState{name, false, "not used: no " + what + ", switched off by NF4CONV_DISABLE, or a build without assembly"}
 }
