@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/nf4conv/nf4conv/kernels"
 )
 
 // The derived map is that of bitsandbytes, bit for bit.
@@ -40,6 +42,16 @@ func TestMapIsThePublishedOne(t *testing.T) {
 	}
 }
 
+// eachTier runs a test with every implementation that is there.
+func eachTier(t *testing.T, f func(t *testing.T)) {
+	for _, tier := range kernels.Tiers() {
+		t.Run(tier, func(t *testing.T) {
+			defer kernels.Use(tier)()
+			f(t)
+		})
+	}
+}
+
 // values are absmax as models have them, and as nothing has them.
 func values(r *rand.Rand, n, kind int) []float32 {
 	x := make([]float32, n)
@@ -61,7 +73,10 @@ func values(r *rand.Rand, n, kind int) []float32 {
 }
 
 // The offset is within half a unit in the last place, and a little, of the exact mean.
-func TestOffset(t *testing.T) {
+func TestOffset(t *testing.T) { eachTier(t, testOffset) }
+
+func testOffset(t *testing.T) {
+	t.Helper()
 	r := rand.New(rand.NewPCG(1, 1))
 	for k := range 300 {
 		n := 1 + r.IntN(20_000)
@@ -83,7 +98,10 @@ func TestOffset(t *testing.T) {
 
 // Codes are the nearest entries in exact arithmetic on the scaled value, the lower one in
 // a tie between two.
-func TestQuantizeIsNearest(t *testing.T) {
+func TestQuantizeIsNearest(t *testing.T) { eachTier(t, testQuantizeIsNearest) }
+
+func testQuantizeIsNearest(t *testing.T) {
+	t.Helper()
 	r := rand.New(rand.NewPCG(2, 2))
 	for k := range 60 {
 		n := 1 + r.IntN(1500)
@@ -122,7 +140,10 @@ func nearestEntry(v float32) byte {
 }
 
 // What is read back is m[code]*nested + offset with a rounding after each.
-func TestDequantize(t *testing.T) {
+func TestDequantize(t *testing.T) { eachTier(t, testDequantize) }
+
+func testDequantize(t *testing.T) {
+	t.Helper()
 	r := rand.New(rand.NewPCG(3, 3))
 	for k := range 40 {
 		n := 1 + r.IntN(1200)

@@ -41,6 +41,16 @@ type golden struct {
 // The results of bitsandbytes itself, bit for bit: both types, three dtypes, all block
 // sizes, short last blocks, odd lengths, zeros, subnormals, arbitrary bits, ties.
 func TestGolden(t *testing.T) {
+	for _, tier := range kernels.Tiers() {
+		t.Run(tier, func(t *testing.T) {
+			defer kernels.Use(tier)()
+			testGolden(t)
+		})
+	}
+}
+
+func testGolden(t *testing.T) {
+	t.Helper()
 	f, err := os.Open("testdata/quant4.jsonl.zst")
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/nf4conv/nf4conv/kernels"
+	"github.com/nf4conv/nf4conv/kernels/guardtest"
 )
 
 var floats = []kernels.Float{kernels.F32, kernels.BF16, kernels.F16}
@@ -126,6 +127,24 @@ func TestLengthsAndOffsets(t *testing.T) {
 					}
 					if bad := FirstNonFinite(src, from); bad != at {
 						t.Fatalf("%v, %d elements, infinity at %d: found %d", from, n, at, bad)
+					}
+				}
+			}
+		}
+	})
+}
+
+// No tier reads or writes one byte beyond its arguments: they end, or begin, where memory
+// does.
+func TestNothingBeyondTheEnds(t *testing.T) {
+	eachTier(t, func(t *testing.T) {
+		for _, front := range []bool{false, true} {
+			for _, from := range floats {
+				for _, to := range floats {
+					for _, n := range []int{1, 16, 31, 32, 33, 63, 64, 65, 127, 128, 130, 512, 513} {
+						src := guardtest.Bytes(t, n*from.Size(), front)
+						Convert(guardtest.Bytes(t, n*to.Size(), front), to, src, from)
+						FirstNonFinite(src, from)
 					}
 				}
 			}

@@ -26,17 +26,6 @@ func crowded() *quant4.Codebook {
 	return b
 }
 
-// eachTier runs a test with every implementation that is there. Which these are is in
-// the log; those that must be there are named in NF4CONV_TEST_REQUIRE (kernels.TestRequireTier).
-func eachTier(t *testing.T, f func(t *testing.T)) {
-	for _, tier := range kernels.Tiers() {
-		t.Run(tier, func(t *testing.T) {
-			defer kernels.Use(tier)()
-			f(t)
-		})
-	}
-}
-
 func TestConformance(t *testing.T) {
 	eachTier(t, func(t *testing.T) {
 		quant4test.Run(t, quant4test.Implementation{
@@ -115,19 +104,28 @@ func FuzzQuantize(f *testing.F) {
 		if fp4 {
 			book = nf4.FP4.Codebook()
 		}
+		for len(src) > 0 && len(src) < 3*64*fl.Size() { // enough for the vectors of any tier
+			src = append(src, src...)
+		}
 		src = src[:len(src)/fl.Size()*fl.Size()]
 		n := len(src) / fl.Size()
 		want, wantMax := quant4test.Quantize(src, fl, bs, book)
-		packed, absmax := make([]byte, len(want)), make([]float32, len(wantMax))
-		quant4.Quantize(packed, absmax, src, fl, bs, book)
-		if !bytes.Equal(packed, want) {
-			t.Fatalf("codes %x, want %x", packed, want)
-		}
-		back, wantBack := make([]float32, n), quant4test.Dequantize(want, wantMax, n, bs, book)
-		quant4.DequantizeF32(back, packed, absmax, bs, book)
-		for i := range back {
-			if math.Float32bits(back[i]) != math.Float32bits(wantBack[i]) && back[i] == back[i] {
-				t.Fatalf("element %d: %v, want %v", i, back[i], wantBack[i])
+		wantBack := quant4test.Dequantize(want, wantMax, n, bs, book)
+		var packed []byte
+		var absmax []float32
+		back := make([]float32, n)
+		for _, tier := range kernels.Tiers() {
+			restore := kernels.Use(tier)
+			packed, absmax = quantized(src, fl, bs, book)
+			quant4.DequantizeF32(back, packed, absmax, bs, book)
+			restore()
+			if !bytes.Equal(packed, want) {
+				t.Fatalf("%s: codes %x, want %x", tier, packed, want)
+			}
+			for i := range back {
+				if math.Float32bits(back[i]) != math.Float32bits(wantBack[i]) && back[i] == back[i] {
+					t.Fatalf("%s: element %d: %v, want %v", tier, i, back[i], wantBack[i])
+				}
 			}
 		}
 		// Quantizing what was dequantized gives the same codes: levels are fixed points. Not

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nf4conv/nf4conv/doublequant"
 	"github.com/nf4conv/nf4conv/kernels"
+	"github.com/nf4conv/nf4conv/kernels/guardtest"
 	"github.com/nf4conv/nf4conv/kernels/quant8"
 )
 
@@ -190,6 +191,27 @@ func checkGroups(t *testing.T, x []float32, offset float32, size int, book *quan
 			}
 		}
 	}
+}
+
+// No tier reads or writes one byte beyond its arguments: they end, or begin, where memory
+// does.
+func TestNothingBeyondTheEnds(t *testing.T) {
+	book := withMidpoints(doublequant.Map())
+	eachTier(t, func(t *testing.T) {
+		for _, front := range []bool{false, true} {
+			for _, n := range []int{1, 31, 32, 33, 255, 256, 257, 511, 512, 4096, 4097} {
+				for _, size := range []int{32, 64, 256} {
+					x, codes, scales := guardtest.Floats(t, n, front), guardtest.Bytes(t, n, front), guardtest.Floats(t, (n+size-1)/size, front)
+					for i := range x {
+						x[i] = float32(i % 7)
+					}
+					quant8.Sum(x)
+					quant8.Quantize(codes, scales, x, 0.5, size, book)
+					quant8.Dequantize(x, codes, scales, &book.Levels, 0.5, size)
+				}
+			}
+		}
+	})
 }
 
 func FuzzQuantize(f *testing.F) {
