@@ -1,6 +1,8 @@
 package main
 
 import (
+	"math"
+
 	"github.com/mmcloughlin/avo/attr"
 	. "github.com/mmcloughlin/avo/build"   //revive:disable-line:dot-imports avo programs read as assembly only so
 	. "github.com/mmcloughlin/avo/operand" //revive:disable-line:dot-imports as above
@@ -31,8 +33,8 @@ func makeFloatConsts() {
 	f.one, f.two, f.four, f.eight = dwords("f_one", 1), dwords("f_two", 2), dwords("f_four", 4), dwords("f_eight", 8)
 	f.halves = emit.Dwords("f_halves", 8, func(i int) uint32 { return uint32(2 * i) })
 	f.order = emit.Dwords("f_order", 8, func(i int) uint32 { return []uint32{0, 4, 1, 5, 2, 6, 3, 7}[i] })
-	f.tiny = emit.Dwords("f_tiny", 1, func(int) uint32 { return 0x006ce3ee }) // 1e-38
-	f.unit = emit.Dwords("f_unit", 1, func(int) uint32 { return 0x3f800000 })
+	f.tiny = emit.Dwords("f_tiny", 1, func(int) uint32 { return math.Float32bits(1e-38) })
+	f.unit = emit.Dwords("f_unit", 1, func(int) uint32 { return math.Float32bits(1) })
 }
 
 // reader is how elements of a format come into float32 lanes.

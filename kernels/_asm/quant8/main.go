@@ -2,6 +2,8 @@
 package main
 
 import (
+	"math"
+
 	"github.com/mmcloughlin/avo/attr"
 	. "github.com/mmcloughlin/avo/build"   //revive:disable-line:dot-imports avo programs read as assembly only so
 	. "github.com/mmcloughlin/avo/operand" //revive:disable-line:dot-imports as above
@@ -28,7 +30,7 @@ func main() {
 	c.firstCell, c.lastCell, c.perSign = dwords("c_first", firstCell), dwords("c_last", firstCell+cellsPerSign-1), dwords("c_sign", cellsPerSign)
 	c.order = emit.Dwords("c_order", 8, func(i int) uint32 { return []uint32{0, 4, 1, 5, 2, 6, 3, 7}[i] })
 	c.b32, c.b64 = dwords("c_b32", 32), dwords("c_b64", 64)
-	c.tiny, c.unit = emit.Dwords("c_tiny", 1, func(int) uint32 { return 0x006ce3ee }), emit.Dwords("c_unit", 1, func(int) uint32 { return 0x3f800000 })
+	c.tiny, c.unit = emit.Dwords("c_tiny", 1, func(int) uint32 { return math.Float32bits(1e-38) }), emit.Dwords("c_unit", 1, func(int) uint32 { return math.Float32bits(1) })
 	sumAVX2()
 	sumAVX512()
 	quantizeAVX2()
