@@ -18,23 +18,22 @@ const callElems = 1 << 17
 // find codes: few enough to stay in the first-level cache.
 const batchElems = 1 << 10
 
-// quantize dispatches whole blocks to assembly and gives it what it can do: blocks of
-// whole vectors. It stops before a block that is out of its range (NaN, infinities), which
-// goes the generic way, like the short last block.
+// quantize gives whole blocks of whole vectors to assembly. Blocks that are out of its range
+// go the generic way, like the short last block.
 func quantize(packed []byte, absmax []float32, src []byte, from kernels.Float, blockSize int, book *Codebook) {
 	if !kernels.Features.AVX2 || blockSize%32 != 0 {
 		quantizeGeneric(packed, absmax, src, from, blockSize, book)
 		return
 	}
 	t := book.searchTable()
-	if !t.sorted || from == kernels.BF16 && !t.words {
-		quantizeGeneric(packed, absmax, src, from, blockSize, book)
-		return
-	}
 	size := from.Size() * blockSize
 	for len(src) >= size {
 		n := min(len(src)/size, max(1, callElems/blockSize))
-		done := quantizeBlocks(packed, absmax, src, from, n, blockSize, t)
+		done := quantizeWords(packed, absmax, src, from, n, blockSize, t)
+		if done < n {
+			// Of binary16, blocks of small numbers; of float32, all.
+			done += quantizeFloats(packed[done*blockSize/2:], absmax[done:], src[done*size:], from, n-done, blockSize, t)
+		}
 		if done < n {
 			lo, hi := done*blockSize/2, (done+1)*blockSize/2
 			quantizeGeneric(packed[lo:hi], absmax[done:done+1], src[done*size:(done+1)*size], from, blockSize, book)
@@ -45,24 +44,42 @@ func quantize(packed []byte, absmax []float32, src []byte, from kernels.Float, b
 	quantizeGeneric(packed, absmax, src, from, blockSize, book)
 }
 
-// quantizeBlocks does up to n blocks and returns how many.
-func quantizeBlocks(packed []byte, absmax []float32, src []byte, from kernels.Float, n, blockSize int, t *searchTable) int {
+// quantizeWords does up to n blocks of a 16-bit format and returns how many.
+func quantizeWords(packed []byte, absmax []float32, src []byte, from kernels.Float, n, blockSize int, t *searchTable) int {
 	p, a, x, batch := &packed[0], &absmax[0], &src[0], max(1, batchElems/blockSize)
 	switch {
 	case from == kernels.BF16 && kernels.Features.AVX512 && t.cells != nil:
-		return quantizeCellsAVX512(p, a, x, n, blockSize, batch, t.cells)
-	case from == kernels.BF16 && kernels.Features.AVX512:
-		return quantizeBF16AVX512(p, a, x, n, blockSize, batch, &t.rows, &t.codes)
-	case from == kernels.BF16:
-		return quantizeBF16AVX2(p, a, x, n, blockSize, batch, &t.rows, &t.codes)
-	case from == kernels.F16 && kernels.Features.AVX512:
-		return quantizeF16AVX512(p, a, x, n, blockSize, batch, &t.steps, &t.codes)
-	case from == kernels.F16:
-		return quantizeF16AVX2(p, a, x, n, blockSize, batch, &t.steps, &t.codes)
-	case kernels.Features.AVX512:
-		return quantizeF32AVX512(p, a, x, n, blockSize, batch, &t.steps, &t.codes)
+		return quantizeCellsAVX512(p, a, x, n, blockSize, batch, t.bf16.least, t.bf16.span, t.cells)
+	case from == kernels.BF16 && kernels.Features.AVX512 && t.bf16 != nil:
+		return quantizeBF16AVX512(p, a, x, n, blockSize, batch, t.bf16.least, t.bf16.span, &t.bf16.rows[0], &t.codes)
+	case from == kernels.BF16 && t.bf16 != nil:
+		return quantizeBF16AVX2(p, a, x, n, blockSize, batch, t.bf16.least, t.bf16.span, &t.bf16.rows[0], &t.codes)
+	case from == kernels.F16 && kernels.Features.AVX512 && t.f16 != nil:
+		return quantizeF16AVX512(p, a, x, n, blockSize, batch, t.f16.least, t.f16.span, &t.f16.rows[0], &t.codes)
+	case from == kernels.F16 && t.f16 != nil:
+		return quantizeF16AVX2(p, a, x, n, blockSize, batch, t.f16.least, t.f16.span, &t.f16.rows[0], &t.codes)
 	}
-	return quantizeF32AVX2(p, a, x, n, blockSize, batch, &t.steps, &t.codes)
+	return 0
+}
+
+// quantizeFloats does up to n blocks of binary16 or float32 and returns how many. Of
+// binary16 it does one, for the next may be one for quantizeWords, which is faster.
+func quantizeFloats(packed []byte, absmax []float32, src []byte, from kernels.Float, n, blockSize int, t *searchTable) int {
+	if !t.sorted {
+		return 0
+	}
+	p, a, x, batch := &packed[0], &absmax[0], &src[0], max(1, batchElems/blockSize)
+	switch {
+	case from == kernels.F16 && kernels.Features.AVX512:
+		return quantizeFloatsF16AVX512(p, a, x, 1, blockSize, batch, &t.steps, &t.codes)
+	case from == kernels.F16:
+		return quantizeFloatsF16AVX2(p, a, x, 1, blockSize, batch, &t.steps, &t.codes)
+	case from == kernels.F32 && kernels.Features.AVX512:
+		return quantizeFloatsF32AVX512(p, a, x, n, blockSize, batch, &t.steps, &t.codes)
+	case from == kernels.F32:
+		return quantizeFloatsF32AVX2(p, a, x, n, blockSize, batch, &t.steps, &t.codes)
+	}
+	return 0
 }
 
 // dequantize does for dequantizeGeneric what quantize does.

@@ -72,39 +72,73 @@ DATA w_ones<>+60(SB)/2, $0xffff
 DATA w_ones<>+62(SB)/2, $0xffff
 GLOBL w_ones<>(SB), RODATA|NOPTR, $64
 
-DATA w_exponent<>+0(SB)/2, $0x7f80
-DATA w_exponent<>+2(SB)/2, $0x7f80
-DATA w_exponent<>+4(SB)/2, $0x7f80
-DATA w_exponent<>+6(SB)/2, $0x7f80
-DATA w_exponent<>+8(SB)/2, $0x7f80
-DATA w_exponent<>+10(SB)/2, $0x7f80
-DATA w_exponent<>+12(SB)/2, $0x7f80
-DATA w_exponent<>+14(SB)/2, $0x7f80
-DATA w_exponent<>+16(SB)/2, $0x7f80
-DATA w_exponent<>+18(SB)/2, $0x7f80
-DATA w_exponent<>+20(SB)/2, $0x7f80
-DATA w_exponent<>+22(SB)/2, $0x7f80
-DATA w_exponent<>+24(SB)/2, $0x7f80
-DATA w_exponent<>+26(SB)/2, $0x7f80
-DATA w_exponent<>+28(SB)/2, $0x7f80
-DATA w_exponent<>+30(SB)/2, $0x7f80
-DATA w_exponent<>+32(SB)/2, $0x7f80
-DATA w_exponent<>+34(SB)/2, $0x7f80
-DATA w_exponent<>+36(SB)/2, $0x7f80
-DATA w_exponent<>+38(SB)/2, $0x7f80
-DATA w_exponent<>+40(SB)/2, $0x7f80
-DATA w_exponent<>+42(SB)/2, $0x7f80
-DATA w_exponent<>+44(SB)/2, $0x7f80
-DATA w_exponent<>+46(SB)/2, $0x7f80
-DATA w_exponent<>+48(SB)/2, $0x7f80
-DATA w_exponent<>+50(SB)/2, $0x7f80
-DATA w_exponent<>+52(SB)/2, $0x7f80
-DATA w_exponent<>+54(SB)/2, $0x7f80
-DATA w_exponent<>+56(SB)/2, $0x7f80
-DATA w_exponent<>+58(SB)/2, $0x7f80
-DATA w_exponent<>+60(SB)/2, $0x7f80
-DATA w_exponent<>+62(SB)/2, $0x7f80
-GLOBL w_exponent<>(SB), RODATA|NOPTR, $64
+DATA w_exponentbf16<>+0(SB)/2, $0x7f80
+DATA w_exponentbf16<>+2(SB)/2, $0x7f80
+DATA w_exponentbf16<>+4(SB)/2, $0x7f80
+DATA w_exponentbf16<>+6(SB)/2, $0x7f80
+DATA w_exponentbf16<>+8(SB)/2, $0x7f80
+DATA w_exponentbf16<>+10(SB)/2, $0x7f80
+DATA w_exponentbf16<>+12(SB)/2, $0x7f80
+DATA w_exponentbf16<>+14(SB)/2, $0x7f80
+DATA w_exponentbf16<>+16(SB)/2, $0x7f80
+DATA w_exponentbf16<>+18(SB)/2, $0x7f80
+DATA w_exponentbf16<>+20(SB)/2, $0x7f80
+DATA w_exponentbf16<>+22(SB)/2, $0x7f80
+DATA w_exponentbf16<>+24(SB)/2, $0x7f80
+DATA w_exponentbf16<>+26(SB)/2, $0x7f80
+DATA w_exponentbf16<>+28(SB)/2, $0x7f80
+DATA w_exponentbf16<>+30(SB)/2, $0x7f80
+DATA w_exponentbf16<>+32(SB)/2, $0x7f80
+DATA w_exponentbf16<>+34(SB)/2, $0x7f80
+DATA w_exponentbf16<>+36(SB)/2, $0x7f80
+DATA w_exponentbf16<>+38(SB)/2, $0x7f80
+DATA w_exponentbf16<>+40(SB)/2, $0x7f80
+DATA w_exponentbf16<>+42(SB)/2, $0x7f80
+DATA w_exponentbf16<>+44(SB)/2, $0x7f80
+DATA w_exponentbf16<>+46(SB)/2, $0x7f80
+DATA w_exponentbf16<>+48(SB)/2, $0x7f80
+DATA w_exponentbf16<>+50(SB)/2, $0x7f80
+DATA w_exponentbf16<>+52(SB)/2, $0x7f80
+DATA w_exponentbf16<>+54(SB)/2, $0x7f80
+DATA w_exponentbf16<>+56(SB)/2, $0x7f80
+DATA w_exponentbf16<>+58(SB)/2, $0x7f80
+DATA w_exponentbf16<>+60(SB)/2, $0x7f80
+DATA w_exponentbf16<>+62(SB)/2, $0x7f80
+GLOBL w_exponentbf16<>(SB), RODATA|NOPTR, $64
+
+DATA w_exponentf16<>+0(SB)/2, $0x7c00
+DATA w_exponentf16<>+2(SB)/2, $0x7c00
+DATA w_exponentf16<>+4(SB)/2, $0x7c00
+DATA w_exponentf16<>+6(SB)/2, $0x7c00
+DATA w_exponentf16<>+8(SB)/2, $0x7c00
+DATA w_exponentf16<>+10(SB)/2, $0x7c00
+DATA w_exponentf16<>+12(SB)/2, $0x7c00
+DATA w_exponentf16<>+14(SB)/2, $0x7c00
+DATA w_exponentf16<>+16(SB)/2, $0x7c00
+DATA w_exponentf16<>+18(SB)/2, $0x7c00
+DATA w_exponentf16<>+20(SB)/2, $0x7c00
+DATA w_exponentf16<>+22(SB)/2, $0x7c00
+DATA w_exponentf16<>+24(SB)/2, $0x7c00
+DATA w_exponentf16<>+26(SB)/2, $0x7c00
+DATA w_exponentf16<>+28(SB)/2, $0x7c00
+DATA w_exponentf16<>+30(SB)/2, $0x7c00
+DATA w_exponentf16<>+32(SB)/2, $0x7c00
+DATA w_exponentf16<>+34(SB)/2, $0x7c00
+DATA w_exponentf16<>+36(SB)/2, $0x7c00
+DATA w_exponentf16<>+38(SB)/2, $0x7c00
+DATA w_exponentf16<>+40(SB)/2, $0x7c00
+DATA w_exponentf16<>+42(SB)/2, $0x7c00
+DATA w_exponentf16<>+44(SB)/2, $0x7c00
+DATA w_exponentf16<>+46(SB)/2, $0x7c00
+DATA w_exponentf16<>+48(SB)/2, $0x7c00
+DATA w_exponentf16<>+50(SB)/2, $0x7c00
+DATA w_exponentf16<>+52(SB)/2, $0x7c00
+DATA w_exponentf16<>+54(SB)/2, $0x7c00
+DATA w_exponentf16<>+56(SB)/2, $0x7c00
+DATA w_exponentf16<>+58(SB)/2, $0x7c00
+DATA w_exponentf16<>+60(SB)/2, $0x7c00
+DATA w_exponentf16<>+62(SB)/2, $0x7c00
+GLOBL w_exponentf16<>(SB), RODATA|NOPTR, $64
 
 DATA w_start<>+0(SB)/2, $0x0100
 DATA w_start<>+2(SB)/2, $0x0100
@@ -668,9 +702,9 @@ GLOBL f_tiny<>(SB), RODATA|NOPTR, $4
 DATA f_unit<>+0(SB)/4, $0x3f800000
 GLOBL f_unit<>(SB), RODATA|NOPTR, $4
 
-// func quantizeBF16AVX2(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, rows *[129][16]int16, codes *[16]byte) int
+// func quantizeBF16AVX2(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, least uint32, span uint32, rows *[16]int16, codes *[16]byte) int
 // Requires: AVX, AVX2, CMOV, MMX+
-TEXT ·quantizeBF16AVX2(SB), NOSPLIT, $0-72
+TEXT ·quantizeBF16AVX2(SB), NOSPLIT, $0-80
 	MOVQ           packed+0(FP), AX
 	MOVQ           absmax+8(FP), CX
 	MOVQ           src+16(FP), DX
@@ -678,11 +712,11 @@ TEXT ·quantizeBF16AVX2(SB), NOSPLIT, $0-72
 	MOVQ           blockSize+32(FP), SI
 	MOVQ           batch+40(FP), DI
 	XORQ           R8, R8
-	MOVQ           rows+48(FP), R13
+	MOVQ           rows+56(FP), R13
 	VMOVDQU        w_magnitude<>+0(SB), Y0
 	VMOVDQU        w_start<>+0(SB), Y1
 	VMOVDQU        w_first<>+0(SB), Y2
-	MOVQ           codes+56(FP), R9
+	MOVQ           codes+64(FP), R9
 	VBROADCASTI128 (R9), Y3
 
 batch:
@@ -719,8 +753,9 @@ end2:
 	VMOVD        X5, R12
 	NOTL         R12
 	MOVWLZX      R12, R12
-	LEAL         -3456(R12), R14
-	CMPL         R14, $0x00003a00
+	MOVL         R12, R14
+	SUBL         least+48(FP), R14
+	CMPL         R14, span+52(FP)
 	JAE          limit
 	SHLL         $0x10, R12
 	MOVL         R12, (CX)(R10*4)
@@ -736,12 +771,13 @@ limit:
 	JZ    return
 
 codes:
-	MOVBLZX      2(CX), R11
-	ANDL         $0x7f, R11
+	MOVL         (CX), R11
+	SHRL         $0x10, R11
+	ANDL         $0x0000007f, R11
 	SHLL         $0x05, R11
 	ADDQ         R13, R11
 	VPBROADCASTW 2(CX), Y4
-	VPAND        w_exponent<>+0(SB), Y4, Y4
+	VPAND        w_exponentbf16<>+0(SB), Y4, Y4
 	VPSIGNW      4096(R13), Y4, Y4
 	VPADDW       (R11), Y4, Y4
 	VPERMQ       $0x44, Y4, Y5
@@ -897,12 +933,12 @@ none5:
 
 return:
 	VZEROUPPER
-	MOVQ R8, ret+64(FP)
+	MOVQ R8, ret+72(FP)
 	RET
 
-// func quantizeBF16AVX512(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, rows *[129][16]int16, codes *[16]byte) int
+// func quantizeBF16AVX512(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, least uint32, span uint32, rows *[16]int16, codes *[16]byte) int
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, CMOV, MMX+
-TEXT ·quantizeBF16AVX512(SB), NOSPLIT, $0-72
+TEXT ·quantizeBF16AVX512(SB), NOSPLIT, $0-80
 	MOVQ            packed+0(FP), AX
 	MOVQ            absmax+8(FP), CX
 	MOVQ            src+16(FP), DX
@@ -910,7 +946,7 @@ TEXT ·quantizeBF16AVX512(SB), NOSPLIT, $0-72
 	MOVQ            blockSize+32(FP), SI
 	MOVQ            batch+40(FP), DI
 	XORQ            R8, R8
-	MOVQ            rows+48(FP), R13
+	MOVQ            rows+56(FP), R13
 	VMOVDQU64       w_magnitude<>+0(SB), Z0
 	VMOVDQU64       w_start<>+0(SB), Z1
 	VMOVDQU64       w_first<>+0(SB), Z2
@@ -918,12 +954,12 @@ TEXT ·quantizeBF16AVX512(SB), NOSPLIT, $0-72
 	VMOVDQU64       w_two<>+0(SB), Z4
 	VMOVDQU64       w_one<>+0(SB), Z5
 	VMOVDQU64       w_nibbles<>+0(SB), Z6
-	VMOVDQU64       w_exponent<>+0(SB), Z8
+	VMOVDQU64       w_exponentbf16<>+0(SB), Z8
 	VMOVDQU64       w_pick3<>+0(SB), Z9
 	VMOVDQU64       w_pick2<>+0(SB), Z10
 	VMOVDQU64       w_pick1<>+0(SB), Z11
 	VPXORD          Z12, Z12, Z12
-	MOVQ            codes+56(FP), R9
+	MOVQ            codes+64(FP), R9
 	VBROADCASTI32X4 (R9), Z7
 	VBROADCASTI32X4 4096(R13), Z13
 	VBROADCASTI32X4 4112(R13), Z14
@@ -960,8 +996,9 @@ end7:
 	VMOVD         X15, R12
 	NOTL          R12
 	MOVWLZX       R12, R12
-	LEAL          -3456(R12), R14
-	CMPL          R14, $0x00003a00
+	MOVL          R12, R14
+	SUBL          least+48(FP), R14
+	CMPL          R14, span+52(FP)
 	JAE           limit
 	SHLL          $0x10, R12
 	MOVL          R12, (CX)(R10*4)
@@ -977,8 +1014,9 @@ limit:
 	JZ    return
 
 codes:
-	MOVBLZX         2(CX), R11
-	ANDL            $0x7f, R11
+	MOVL            (CX), R11
+	SHRL            $0x10, R11
+	ANDL            $0x0000007f, R11
 	SHLL            $0x05, R11
 	ADDQ            R13, R11
 	VPBROADCASTW    2(CX), Z15
@@ -1076,7 +1114,430 @@ none10:
 
 return:
 	VZEROUPPER
-	MOVQ R8, ret+64(FP)
+	MOVQ R8, ret+72(FP)
+	RET
+
+// func quantizeF16AVX2(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, least uint32, span uint32, rows *[16]int16, codes *[16]byte) int
+// Requires: AVX, AVX2, CMOV, F16C, MMX+
+TEXT ·quantizeF16AVX2(SB), NOSPLIT, $0-80
+	MOVQ           packed+0(FP), AX
+	MOVQ           absmax+8(FP), CX
+	MOVQ           src+16(FP), DX
+	MOVQ           blocks+24(FP), BX
+	MOVQ           blockSize+32(FP), SI
+	MOVQ           batch+40(FP), DI
+	XORQ           R8, R8
+	MOVQ           rows+56(FP), R13
+	VMOVDQU        w_magnitude<>+0(SB), Y0
+	VMOVDQU        w_start<>+0(SB), Y1
+	VMOVDQU        w_first<>+0(SB), Y2
+	MOVQ           codes+64(FP), R9
+	VBROADCASTI128 (R9), Y3
+
+batch:
+	MOVQ    BX, R9
+	CMPQ    R9, DI
+	CMOVQGT DI, R9
+	XORQ    R10, R10
+	MOVQ    DX, R11
+
+maximum:
+	VPAND   (R11), Y0, Y4
+	VPAND   32(R11), Y0, Y5
+	VPMAXUW Y5, Y4, Y4
+	ADDQ    $0x40, R11
+	MOVQ    SI, R12
+	SUBQ    $0x20, R12
+
+while11:
+	CMPQ    R12, $0x01
+	JL      end12
+	VPAND   (R11), Y0, Y5
+	VPAND   32(R11), Y0, Y6
+	VPMAXUW Y6, Y5, Y5
+	VPMAXUW Y5, Y4, Y4
+	ADDQ    $0x40, R11
+	SUBQ    $0x20, R12
+	JMP     while11
+
+end12:
+	VEXTRACTI128 $0x01, Y4, X5
+	VPMAXUW      X4, X5, X5
+	VPXOR        w_ones<>+0(SB), X5, X5
+	VPHMINPOSUW  X5, X5
+	VMOVD        X5, R12
+	NOTL         R12
+	MOVWLZX      R12, R12
+	MOVL         R12, R14
+	SUBL         least+48(FP), R14
+	CMPL         R14, span+52(FP)
+	JAE          limit
+	VMOVD        R12, X5
+	VCVTPH2PS    X5, X5
+	VMOVD        X5, R12
+	MOVL         R12, (CX)(R10*4)
+	INCQ         R10
+	CMPQ         R10, R9
+	JL           maximum
+
+limit:
+	ADDQ  R10, R8
+	SUBQ  R10, BX
+	SUBQ  R10, R9
+	TESTQ R10, R10
+	JZ    return
+
+codes:
+	MOVL         (CX), R11
+	SHRL         $0x0d, R11
+	ANDL         $0x000003ff, R11
+	SHLL         $0x05, R11
+	ADDQ         R13, R11
+	VMOVSS       (CX), X4
+	VCVTPS2PH    $0x00, X4, X4
+	VPBROADCASTW X4, Y4
+	VPAND        w_exponentf16<>+0(SB), Y4, Y4
+	VPSIGNW      32768(R13), Y4, Y4
+	VPADDW       (R11), Y4, Y4
+	VPERMQ       $0x44, Y4, Y5
+	VPERMQ       $0xee, Y4, Y7
+	VPSHUFB      w_pick3<>+0(SB), Y7, Y4
+	VPSHUFB      w_pick2<>+0(SB), Y7, Y6
+	VPSHUFB      w_pick1<>+0(SB), Y7, Y7
+	MOVQ         SI, R12
+
+while13:
+	CMPQ       R12, $0x40
+	JL         end14
+	VMOVDQU    (DX), Y10
+	VPAND      Y0, Y10, Y8
+	VPSIGNW    Y10, Y8, Y8
+	VMOVDQU    32(DX), Y13
+	VPAND      Y0, Y13, Y11
+	VPSIGNW    Y13, Y11, Y11
+	VPCMPGTW   Y7, Y8, Y10
+	VPCMPGTW   Y7, Y11, Y13
+	VPBLENDVB  Y10, Y2, Y1, Y9
+	VPBLENDVB  Y13, Y2, Y1, Y12
+	VPSHUFB    Y9, Y6, Y10
+	VPSHUFB    Y12, Y6, Y13
+	VPCMPGTW   Y10, Y8, Y10
+	VPCMPGTW   Y13, Y11, Y13
+	VPAND      w_four<>+0(SB), Y10, Y10
+	VPAND      w_four<>+0(SB), Y13, Y13
+	VPOR       Y10, Y9, Y9
+	VPOR       Y13, Y12, Y12
+	VPSHUFB    Y9, Y4, Y10
+	VPSHUFB    Y12, Y4, Y13
+	VPCMPGTW   Y10, Y8, Y10
+	VPCMPGTW   Y13, Y11, Y13
+	VPAND      w_two<>+0(SB), Y10, Y10
+	VPAND      w_two<>+0(SB), Y13, Y13
+	VPOR       Y10, Y9, Y9
+	VPOR       Y13, Y12, Y12
+	VPSHUFB    Y9, Y5, Y10
+	VPSHUFB    Y12, Y5, Y13
+	VPCMPGTW   Y10, Y8, Y10
+	VPCMPGTW   Y13, Y11, Y13
+	VPSUBW     Y10, Y9, Y9
+	VPSUBW     Y13, Y12, Y12
+	VPAND      w_low<>+0(SB), Y9, Y9
+	VPAND      w_low<>+0(SB), Y12, Y12
+	VPACKUSWB  Y12, Y9, Y9
+	VPSHUFB    Y9, Y3, Y9
+	VPMADDUBSW w_nibbles<>+0(SB), Y9, Y9
+	VMOVDQU    64(DX), Y11
+	VPAND      Y0, Y11, Y8
+	VPSIGNW    Y11, Y8, Y8
+	VMOVDQU    96(DX), Y14
+	VPAND      Y0, Y14, Y12
+	VPSIGNW    Y14, Y12, Y12
+	VPCMPGTW   Y7, Y8, Y11
+	VPCMPGTW   Y7, Y12, Y14
+	VPBLENDVB  Y11, Y2, Y1, Y10
+	VPBLENDVB  Y14, Y2, Y1, Y13
+	VPSHUFB    Y10, Y6, Y11
+	VPSHUFB    Y13, Y6, Y14
+	VPCMPGTW   Y11, Y8, Y11
+	VPCMPGTW   Y14, Y12, Y14
+	VPAND      w_four<>+0(SB), Y11, Y11
+	VPAND      w_four<>+0(SB), Y14, Y14
+	VPOR       Y11, Y10, Y10
+	VPOR       Y14, Y13, Y13
+	VPSHUFB    Y10, Y4, Y11
+	VPSHUFB    Y13, Y4, Y14
+	VPCMPGTW   Y11, Y8, Y11
+	VPCMPGTW   Y14, Y12, Y14
+	VPAND      w_two<>+0(SB), Y11, Y11
+	VPAND      w_two<>+0(SB), Y14, Y14
+	VPOR       Y11, Y10, Y10
+	VPOR       Y14, Y13, Y13
+	VPSHUFB    Y10, Y5, Y11
+	VPSHUFB    Y13, Y5, Y14
+	VPCMPGTW   Y11, Y8, Y11
+	VPCMPGTW   Y14, Y12, Y14
+	VPSUBW     Y11, Y10, Y10
+	VPSUBW     Y14, Y13, Y13
+	VPAND      w_low<>+0(SB), Y10, Y10
+	VPAND      w_low<>+0(SB), Y13, Y13
+	VPACKUSWB  Y13, Y10, Y10
+	VPSHUFB    Y10, Y3, Y10
+	VPMADDUBSW w_nibbles<>+0(SB), Y10, Y10
+	VPACKUSWB  Y10, Y9, Y9
+	VMOVDQU    w_order<>+0(SB), Y8
+	VPERMD     Y9, Y8, Y9
+	VMOVDQU    Y9, (AX)
+	PREFETCHT0 8192(DX)
+	PREFETCHT0 8256(DX)
+	ADDQ       $0x00000080, DX
+	ADDQ       $0x20, AX
+	SUBQ       $0x40, R12
+	JMP        while13
+
+end14:
+	TESTQ      R12, R12
+	JZ         none15
+	VMOVDQU    (DX), Y9
+	VPAND      Y0, Y9, Y8
+	VPSIGNW    Y9, Y8, Y8
+	VMOVDQU    32(DX), Y11
+	VPAND      Y0, Y11, Y10
+	VPSIGNW    Y11, Y10, Y10
+	VPCMPGTW   Y7, Y8, Y9
+	VPCMPGTW   Y7, Y10, Y11
+	VPBLENDVB  Y9, Y2, Y1, Y7
+	VPBLENDVB  Y11, Y2, Y1, Y12
+	VPSHUFB    Y7, Y6, Y9
+	VPSHUFB    Y12, Y6, Y6
+	VPCMPGTW   Y9, Y8, Y9
+	VPCMPGTW   Y6, Y10, Y11
+	VPAND      w_four<>+0(SB), Y9, Y9
+	VPAND      w_four<>+0(SB), Y11, Y11
+	VPOR       Y9, Y7, Y7
+	VPOR       Y11, Y12, Y12
+	VPSHUFB    Y7, Y4, Y9
+	VPSHUFB    Y12, Y4, Y6
+	VPCMPGTW   Y9, Y8, Y9
+	VPCMPGTW   Y6, Y10, Y11
+	VPAND      w_two<>+0(SB), Y9, Y9
+	VPAND      w_two<>+0(SB), Y11, Y11
+	VPOR       Y9, Y7, Y7
+	VPOR       Y11, Y12, Y12
+	VPSHUFB    Y7, Y5, Y9
+	VPSHUFB    Y12, Y5, Y6
+	VPCMPGTW   Y9, Y8, Y9
+	VPCMPGTW   Y6, Y10, Y11
+	VPSUBW     Y9, Y7, Y7
+	VPSUBW     Y11, Y12, Y12
+	VPAND      w_low<>+0(SB), Y7, Y7
+	VPAND      w_low<>+0(SB), Y12, Y12
+	VPACKUSWB  Y12, Y7, Y7
+	VPSHUFB    Y7, Y3, Y7
+	VPMADDUBSW w_nibbles<>+0(SB), Y7, Y7
+	VPACKUSWB  Y7, Y7, Y7
+	VMOVDQU    w_order<>+0(SB), Y4
+	VPERMD     Y7, Y4, Y7
+	VMOVDQU    X7, (AX)
+	ADDQ       $0x00000040, DX
+	ADDQ       $0x10, AX
+
+none15:
+	ADDQ  $0x04, CX
+	DECQ  R10
+	JNZ   codes
+	TESTQ R9, R9
+	JNZ   return
+	TESTQ BX, BX
+	JNZ   batch
+
+return:
+	VZEROUPPER
+	MOVQ R8, ret+72(FP)
+	RET
+
+// func quantizeF16AVX512(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, least uint32, span uint32, rows *[16]int16, codes *[16]byte) int
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, CMOV, F16C, MMX+
+TEXT ·quantizeF16AVX512(SB), NOSPLIT, $0-80
+	MOVQ            packed+0(FP), AX
+	MOVQ            absmax+8(FP), CX
+	MOVQ            src+16(FP), DX
+	MOVQ            blocks+24(FP), BX
+	MOVQ            blockSize+32(FP), SI
+	MOVQ            batch+40(FP), DI
+	XORQ            R8, R8
+	MOVQ            rows+56(FP), R13
+	VMOVDQU64       w_magnitude<>+0(SB), Z0
+	VMOVDQU64       w_start<>+0(SB), Z1
+	VMOVDQU64       w_first<>+0(SB), Z2
+	VMOVDQU64       w_four<>+0(SB), Z3
+	VMOVDQU64       w_two<>+0(SB), Z4
+	VMOVDQU64       w_one<>+0(SB), Z5
+	VMOVDQU64       w_nibbles<>+0(SB), Z6
+	VMOVDQU64       w_exponentf16<>+0(SB), Z8
+	VMOVDQU64       w_pick3<>+0(SB), Z9
+	VMOVDQU64       w_pick2<>+0(SB), Z10
+	VMOVDQU64       w_pick1<>+0(SB), Z11
+	VPXORD          Z12, Z12, Z12
+	MOVQ            codes+64(FP), R9
+	VBROADCASTI32X4 (R9), Z7
+	VBROADCASTI32X4 32768(R13), Z13
+	VBROADCASTI32X4 32784(R13), Z14
+
+batch:
+	MOVQ    BX, R9
+	CMPQ    R9, DI
+	CMOVQGT DI, R9
+	XORQ    R10, R10
+	MOVQ    DX, R11
+
+maximum:
+	VPANDD (R11), Z0, Z15
+	ADDQ   $0x40, R11
+	MOVQ   SI, R12
+	SUBQ   $0x20, R12
+
+while16:
+	CMPQ    R12, $0x01
+	JL      end17
+	VPANDD  (R11), Z0, Z16
+	VPMAXUW Z16, Z15, Z15
+	ADDQ    $0x40, R11
+	SUBQ    $0x20, R12
+	JMP     while16
+
+end17:
+	VEXTRACTI64X4 $0x01, Z15, Y16
+	VPMAXUW       Y15, Y16, Y16
+	VEXTRACTI32X4 $0x01, Y16, X15
+	VPMAXUW       X16, X15, X15
+	VPXORD        w_ones<>+0(SB), X15, X15
+	VPHMINPOSUW   X15, X15
+	VMOVD         X15, R12
+	NOTL          R12
+	MOVWLZX       R12, R12
+	MOVL          R12, R14
+	SUBL          least+48(FP), R14
+	CMPL          R14, span+52(FP)
+	JAE           limit
+	VMOVD         R12, X15
+	VCVTPH2PS     X15, X15
+	VMOVD         X15, R12
+	MOVL          R12, (CX)(R10*4)
+	INCQ          R10
+	CMPQ          R10, R9
+	JL            maximum
+
+limit:
+	ADDQ  R10, R8
+	SUBQ  R10, BX
+	SUBQ  R10, R9
+	TESTQ R10, R10
+	JZ    return
+
+codes:
+	MOVL            (CX), R11
+	SHRL            $0x0d, R11
+	ANDL            $0x000003ff, R11
+	SHLL            $0x05, R11
+	ADDQ            R13, R11
+	VMOVSS          (CX), X15
+	VCVTPS2PH       $0x00, X15, X15
+	VPBROADCASTW    X15, Z15
+	VPANDD          Z8, Z15, Z15
+	VPMULLW         Z13, Z15, Z16
+	VPMULLW         Z14, Z15, Z15
+	VBROADCASTI32X4 (R11), Z21
+	VBROADCASTI32X4 16(R11), Z22
+	VPADDW          Z16, Z21, Z21
+	VPADDW          Z15, Z22, Z22
+	VPSHUFB         Z9, Z22, Z15
+	VPSHUFB         Z10, Z22, Z16
+	VPSHUFB         Z11, Z22, Z22
+	MOVQ            SI, R12
+
+while18:
+	CMPQ         R12, $0x40
+	JL           end19
+	VMOVDQU64    (DX), Z23
+	VPANDD       Z0, Z23, Z24
+	VPMOVW2M     Z23, K1
+	VPSUBW       Z24, Z12, K1, Z24
+	VPCMPGTW     Z22, Z24, K1
+	VPBLENDMW    Z2, Z1, K1, Z17
+	VPSHUFB      Z17, Z16, Z23
+	VPCMPGTW     Z23, Z24, K1
+	VPADDW       Z3, Z17, K1, Z17
+	VPSHUFB      Z17, Z15, Z23
+	VPCMPGTW     Z23, Z24, K1
+	VPADDW       Z4, Z17, K1, Z17
+	VPSHUFB      Z17, Z21, Z23
+	VPCMPGTW     Z23, Z24, K1
+	VPADDW       Z5, Z17, K1, Z17
+	VPMOVWB      Z17, Y18
+	VMOVDQU64    64(DX), Z23
+	VPANDD       Z0, Z23, Z24
+	VPMOVW2M     Z23, K1
+	VPSUBW       Z24, Z12, K1, Z24
+	VPCMPGTW     Z22, Z24, K1
+	VPBLENDMW    Z2, Z1, K1, Z19
+	VPSHUFB      Z19, Z16, Z23
+	VPCMPGTW     Z23, Z24, K1
+	VPADDW       Z3, Z19, K1, Z19
+	VPSHUFB      Z19, Z15, Z23
+	VPCMPGTW     Z23, Z24, K1
+	VPADDW       Z4, Z19, K1, Z19
+	VPSHUFB      Z19, Z21, Z23
+	VPCMPGTW     Z23, Z24, K1
+	VPADDW       Z5, Z19, K1, Z19
+	VPMOVWB      Z19, Y23
+	VINSERTI64X4 $0x01, Y23, Z18, Z18
+	VPSHUFB      Z18, Z7, Z18
+	VPMADDUBSW   Z6, Z18, Z18
+	VPMOVWB      Z18, (AX)
+	PREFETCHT0   8192(DX)
+	PREFETCHT0   8256(DX)
+	ADDQ         $0x00000080, DX
+	ADDQ         $0x20, AX
+	SUBQ         $0x40, R12
+	JMP          while18
+
+end19:
+	TESTQ      R12, R12
+	JZ         none20
+	VMOVDQU64  (DX), Z23
+	VPANDD     Z0, Z23, Z24
+	VPMOVW2M   Z23, K1
+	VPSUBW     Z24, Z12, K1, Z24
+	VPCMPGTW   Z22, Z24, K1
+	VPBLENDMW  Z2, Z1, K1, Z20
+	VPSHUFB    Z20, Z16, Z16
+	VPCMPGTW   Z16, Z24, K1
+	VPADDW     Z3, Z20, K1, Z20
+	VPSHUFB    Z20, Z15, Z16
+	VPCMPGTW   Z16, Z24, K1
+	VPADDW     Z4, Z20, K1, Z20
+	VPSHUFB    Z20, Z21, Z16
+	VPCMPGTW   Z16, Z24, K1
+	VPADDW     Z5, Z20, K1, Z20
+	VPMOVWB    Z20, Y15
+	VPSHUFB    Y15, Y7, Y15
+	VPMADDUBSW Y6, Y15, Y15
+	VPMOVWB    Y15, (AX)
+	ADDQ       $0x00000040, DX
+	ADDQ       $0x10, AX
+
+none20:
+	ADDQ  $0x04, CX
+	DECQ  R10
+	JNZ   codes
+	TESTQ R9, R9
+	JNZ   return
+	TESTQ BX, BX
+	JNZ   batch
+
+return:
+	VZEROUPPER
+	MOVQ R8, ret+72(FP)
 	RET
 
 DATA w_last<>+0(SB)/2, $0x001f
@@ -1147,9 +1608,9 @@ DATA w_sign<>+60(SB)/2, $0x0020
 DATA w_sign<>+62(SB)/2, $0x0020
 GLOBL w_sign<>(SB), RODATA|NOPTR, $64
 
-// func quantizeCellsAVX512(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, cells *[128][4][32]uint16) int
+// func quantizeCellsAVX512(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, least uint32, span uint32, cells *[128][4][32]uint16) int
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, CMOV, MMX+
-TEXT ·quantizeCellsAVX512(SB), NOSPLIT, $0-64
+TEXT ·quantizeCellsAVX512(SB), NOSPLIT, $0-72
 	MOVQ      packed+0(FP), AX
 	MOVQ      absmax+8(FP), CX
 	MOVQ      src+16(FP), DX
@@ -1157,7 +1618,7 @@ TEXT ·quantizeCellsAVX512(SB), NOSPLIT, $0-64
 	MOVQ      blockSize+32(FP), SI
 	MOVQ      batch+40(FP), DI
 	XORQ      R8, R8
-	MOVQ      cells+48(FP), R13
+	MOVQ      cells+56(FP), R13
 	VMOVDQU64 w_magnitude<>+0(SB), Z0
 	VMOVDQU64 w_last<>+0(SB), Z1
 	VMOVDQU64 w_sign<>+0(SB), Z2
@@ -1176,16 +1637,16 @@ maximum:
 	MOVQ   SI, R12
 	SUBQ   $0x20, R12
 
-while11:
+while21:
 	CMPQ    R12, $0x01
-	JL      end12
+	JL      end22
 	VPANDD  (R11), Z0, Z5
 	VPMAXUW Z5, Z4, Z4
 	ADDQ    $0x40, R11
 	SUBQ    $0x20, R12
-	JMP     while11
+	JMP     while21
 
-end12:
+end22:
 	VEXTRACTI64X4 $0x01, Z4, Y5
 	VPMAXUW       Y4, Y5, Y5
 	VEXTRACTI32X4 $0x01, Y5, X4
@@ -1195,8 +1656,9 @@ end12:
 	VMOVD         X4, R12
 	NOTL          R12
 	MOVWLZX       R12, R12
-	LEAL          -3456(R12), R14
-	CMPL          R14, $0x00003a00
+	MOVL          R12, R14
+	SUBL          least+48(FP), R14
+	CMPL          R14, span+52(FP)
 	JAE           limit
 	SHLL          $0x10, R12
 	MOVL          R12, (CX)(R10*4)
@@ -1223,9 +1685,9 @@ codes:
 	VMOVDQU64    192(R11), Z9
 	MOVQ         SI, R12
 
-while13:
+while23:
 	CMPQ         R12, $0x40
-	JL           end14
+	JL           end24
 	VMOVDQU64    (DX), Z10
 	VPANDD       Z0, Z10, Z11
 	VPSUBW       Z11, Z4, Z11
@@ -1262,11 +1724,11 @@ while13:
 	ADDQ         $0x00000080, DX
 	ADDQ         $0x20, AX
 	SUBQ         $0x40, R12
-	JMP          while13
+	JMP          while23
 
-end14:
+end24:
 	TESTQ      R12, R12
-	JZ         none15
+	JZ         none25
 	VMOVDQU64  (DX), Z10
 	VPANDD     Z0, Z10, Z11
 	VPSUBW     Z11, Z4, Z11
@@ -1286,7 +1748,7 @@ end14:
 	ADDQ       $0x00000040, DX
 	ADDQ       $0x10, AX
 
-none15:
+none25:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -1297,12 +1759,12 @@ none15:
 
 return:
 	VZEROUPPER
-	MOVQ R8, ret+56(FP)
+	MOVQ R8, ret+64(FP)
 	RET
 
-// func quantizeF32AVX2(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, steps *[4][16]float32, codes *[16]byte) int
+// func quantizeFloatsF32AVX2(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, steps *[4][16]float32, codes *[16]byte) int
 // Requires: AVX, AVX2, CMOV, MMX+
-TEXT ·quantizeF32AVX2(SB), NOSPLIT, $0-72
+TEXT ·quantizeFloatsF32AVX2(SB), NOSPLIT, $0-72
 	MOVQ           packed+0(FP), AX
 	MOVQ           absmax+8(FP), CX
 	MOVQ           src+16(FP), DX
@@ -1349,9 +1811,9 @@ maximum:
 	VPXOR Y8, Y8, Y8
 	MOVQ  SI, R12
 
-while16:
+while26:
 	CMPQ    R12, $0x01
-	JL      end17
+	JL      end27
 	VMOVUPS (R11), Y9
 	VPAND   f_magnitude<>+0(SB), Y9, Y9
 	VPMAXUD Y9, Y8, Y8
@@ -1366,9 +1828,9 @@ while16:
 	VPMAXUD Y9, Y8, Y8
 	ADDQ    $0x00000080, R11
 	SUBQ    $0x20, R12
-	JMP     while16
+	JMP     while26
 
-end17:
+end27:
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMAXUD      X8, X9, X9
 	VPSHUFD      $0x4e, X9, X8
@@ -1398,9 +1860,9 @@ codes:
 	VBROADCASTSS X8, Y8
 	MOVQ         SI, R12
 
-while18:
+while28:
 	CMPQ       R12, $0x01
-	JL         end19
+	JL         end29
 	VMOVUPS    (DX), Y9
 	VMULPS     Y8, Y9, Y9
 	VCMPPS     $0x1e, Y2, Y9, Y11
@@ -1480,9 +1942,9 @@ while18:
 	ADDQ       $0x00000080, DX
 	ADDQ       $0x10, AX
 	SUBQ       $0x20, R12
-	JMP        while18
+	JMP        while28
 
-end19:
+end29:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -1496,9 +1958,9 @@ return:
 	MOVQ R8, ret+64(FP)
 	RET
 
-// func quantizeF32AVX512(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, steps *[4][16]float32, codes *[16]byte) int
+// func quantizeFloatsF32AVX512(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, steps *[4][16]float32, codes *[16]byte) int
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, CMOV, MMX+
-TEXT ·quantizeF32AVX512(SB), NOSPLIT, $0-72
+TEXT ·quantizeFloatsF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ           packed+0(FP), AX
 	MOVQ           absmax+8(FP), CX
 	MOVQ           src+16(FP), DX
@@ -1531,9 +1993,9 @@ maximum:
 	VPXORD Z11, Z11, Z11
 	MOVQ   SI, R12
 
-while20:
+while30:
 	CMPQ    R12, $0x01
-	JL      end21
+	JL      end31
 	VMOVUPS (R11), Z12
 	VPANDD  Z5, Z12, Z12
 	VPMAXUD Z12, Z11, Z11
@@ -1542,9 +2004,9 @@ while20:
 	VPMAXUD Z12, Z11, Z11
 	ADDQ    $0x00000080, R11
 	SUBQ    $0x20, R12
-	JMP     while20
+	JMP     while30
 
-end21:
+end31:
 	VEXTRACTI64X4 $0x01, Z11, Y12
 	VPMAXUD       Y11, Y12, Y12
 	VEXTRACTI32X4 $0x01, Y12, X13
@@ -1576,9 +2038,9 @@ codes:
 	VBROADCASTSS X12, Z12
 	MOVQ         SI, R12
 
-while22:
+while32:
 	CMPQ         R12, $0x01
-	JL           end23
+	JL           end33
 	VMOVUPS      (DX), Z14
 	VMULPS       Z12, Z14, Z14
 	VCMPPS       $0x1e, Z1, Z14, K1
@@ -1616,9 +2078,9 @@ while22:
 	ADDQ         $0x00000080, DX
 	ADDQ         $0x10, AX
 	SUBQ         $0x20, R12
-	JMP          while22
+	JMP          while32
 
-end23:
+end33:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -1632,9 +2094,9 @@ return:
 	MOVQ R8, ret+64(FP)
 	RET
 
-// func quantizeF16AVX2(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, steps *[4][16]float32, codes *[16]byte) int
+// func quantizeFloatsF16AVX2(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, steps *[4][16]float32, codes *[16]byte) int
 // Requires: AVX, AVX2, CMOV, F16C, MMX+
-TEXT ·quantizeF16AVX2(SB), NOSPLIT, $0-72
+TEXT ·quantizeFloatsF16AVX2(SB), NOSPLIT, $0-72
 	MOVQ           packed+0(FP), AX
 	MOVQ           absmax+8(FP), CX
 	MOVQ           src+16(FP), DX
@@ -1681,9 +2143,9 @@ maximum:
 	VPXOR Y8, Y8, Y8
 	MOVQ  SI, R12
 
-while24:
+while34:
 	CMPQ      R12, $0x01
-	JL        end25
+	JL        end35
 	VCVTPH2PS (R11), Y9
 	VPAND     f_magnitude<>+0(SB), Y9, Y9
 	VPMAXUD   Y9, Y8, Y8
@@ -1698,9 +2160,9 @@ while24:
 	VPMAXUD   Y9, Y8, Y8
 	ADDQ      $0x00000040, R11
 	SUBQ      $0x20, R12
-	JMP       while24
+	JMP       while34
 
-end25:
+end35:
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMAXUD      X8, X9, X9
 	VPSHUFD      $0x4e, X9, X8
@@ -1730,9 +2192,9 @@ codes:
 	VBROADCASTSS X8, Y8
 	MOVQ         SI, R12
 
-while26:
+while36:
 	CMPQ       R12, $0x01
-	JL         end27
+	JL         end37
 	VCVTPH2PS  (DX), Y9
 	VMULPS     Y8, Y9, Y9
 	VCMPPS     $0x1e, Y2, Y9, Y11
@@ -1811,9 +2273,9 @@ while26:
 	ADDQ       $0x00000040, DX
 	ADDQ       $0x10, AX
 	SUBQ       $0x20, R12
-	JMP        while26
+	JMP        while36
 
-end27:
+end37:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -1827,9 +2289,9 @@ return:
 	MOVQ R8, ret+64(FP)
 	RET
 
-// func quantizeF16AVX512(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, steps *[4][16]float32, codes *[16]byte) int
+// func quantizeFloatsF16AVX512(packed *byte, absmax *float32, src *byte, blocks int, blockSize int, batch int, steps *[4][16]float32, codes *[16]byte) int
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, CMOV, MMX+
-TEXT ·quantizeF16AVX512(SB), NOSPLIT, $0-72
+TEXT ·quantizeFloatsF16AVX512(SB), NOSPLIT, $0-72
 	MOVQ           packed+0(FP), AX
 	MOVQ           absmax+8(FP), CX
 	MOVQ           src+16(FP), DX
@@ -1862,9 +2324,9 @@ maximum:
 	VPXORD Z11, Z11, Z11
 	MOVQ   SI, R12
 
-while28:
+while38:
 	CMPQ      R12, $0x01
-	JL        end29
+	JL        end39
 	VCVTPH2PS (R11), Z12
 	VPANDD    Z5, Z12, Z12
 	VPMAXUD   Z12, Z11, Z11
@@ -1873,9 +2335,9 @@ while28:
 	VPMAXUD   Z12, Z11, Z11
 	ADDQ      $0x00000040, R11
 	SUBQ      $0x20, R12
-	JMP       while28
+	JMP       while38
 
-end29:
+end39:
 	VEXTRACTI64X4 $0x01, Z11, Y12
 	VPMAXUD       Y11, Y12, Y12
 	VEXTRACTI32X4 $0x01, Y12, X13
@@ -1907,9 +2369,9 @@ codes:
 	VBROADCASTSS X12, Z12
 	MOVQ         SI, R12
 
-while30:
+while40:
 	CMPQ         R12, $0x01
-	JL           end31
+	JL           end41
 	VCVTPH2PS    (DX), Z14
 	VMULPS       Z12, Z14, Z14
 	VCMPPS       $0x1e, Z1, Z14, K1
@@ -1946,9 +2408,9 @@ while30:
 	ADDQ         $0x00000040, DX
 	ADDQ         $0x10, AX
 	SUBQ         $0x20, R12
-	JMP          while30
+	JMP          while40
 
-end31:
+end41:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -2085,9 +2547,9 @@ block:
 	VPERMQ       $0xee, Y5, Y5
 	MOVQ         SI, R8
 
-while32:
+while42:
 	CMPQ       R8, $0x40
-	JL         end33
+	JL         end43
 	VPERMD     (CX), Y3, Y6
 	VPSRLW     $0x04, Y6, Y7
 	VPAND      Y2, Y7, Y7
@@ -2111,12 +2573,12 @@ while32:
 	ADDQ       $0x00000080, AX
 	ADDQ       $0x20, CX
 	SUBQ       $0x40, R8
-	JMP        while32
+	JMP        while42
 
-end33:
-while34:
+end43:
+while44:
 	CMPQ       R8, $0x20
-	JL         end35
+	JL         end45
 	VMOVDQU    (CX), X6
 	VPSRLW     $0x04, X6, X7
 	VPAND      X2, X7, X7
@@ -2140,9 +2602,9 @@ while34:
 	ADDQ       $0x00000040, AX
 	ADDQ       $0x10, CX
 	SUBQ       $0x20, R8
-	JMP        while34
+	JMP        while44
 
-end35:
+end45:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2183,9 +2645,9 @@ block:
 	VINSERTI64X4 $0x01, Y3, Z3, Z3
 	MOVQ         SI, R8
 
-while36:
+while46:
 	CMPQ      R8, $0x20
-	JL        end37
+	JL        end47
 	VPMOVZXBD (CX), Z4
 	VPSLLD    $0x10, Z4, Z5
 	VPSRLD    $0x04, Z4, Z4
@@ -2195,9 +2657,9 @@ while36:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x10, CX
 	SUBQ      $0x20, R8
-	JMP       while36
+	JMP       while46
 
-end37:
+end47:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2242,9 +2704,9 @@ block:
 	VPERMQ       $0xee, Y5, Y5
 	MOVQ         SI, R8
 
-while38:
+while48:
 	CMPQ       R8, $0x40
-	JL         end39
+	JL         end49
 	VPERMD     (CX), Y3, Y6
 	VPSRLW     $0x04, Y6, Y7
 	VPAND      Y2, Y7, Y7
@@ -2268,12 +2730,12 @@ while38:
 	ADDQ       $0x00000080, AX
 	ADDQ       $0x20, CX
 	SUBQ       $0x40, R8
-	JMP        while38
+	JMP        while48
 
-end39:
-while40:
+end49:
+while50:
 	CMPQ       R8, $0x20
-	JL         end41
+	JL         end51
 	VMOVDQU    (CX), X6
 	VPSRLW     $0x04, X6, X7
 	VPAND      X2, X7, X7
@@ -2297,9 +2759,9 @@ while40:
 	ADDQ       $0x00000040, AX
 	ADDQ       $0x10, CX
 	SUBQ       $0x20, R8
-	JMP        while40
+	JMP        while50
 
-end41:
+end51:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2335,9 +2797,9 @@ block:
 	VINSERTI64X4 $0x01, Y1, Z1, Z1
 	MOVQ         SI, R8
 
-while42:
+while52:
 	CMPQ      R8, $0x20
-	JL        end43
+	JL        end53
 	VPMOVZXBD (CX), Z2
 	VPSLLD    $0x10, Z2, Z3
 	VPSRLD    $0x04, Z2, Z2
@@ -2347,9 +2809,9 @@ while42:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x10, CX
 	SUBQ      $0x20, R8
-	JMP       while42
+	JMP       while52
 
-end43:
+end53:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2383,9 +2845,9 @@ block:
 	VMULPS       Y1, Y3, Y3
 	MOVQ         SI, R8
 
-while44:
+while54:
 	CMPQ      R8, $0x10
-	JL        end45
+	JL        end55
 	VPMOVZXBD (CX), Y4
 	VPERMQ    $0xd8, Y4, Y4
 	VPSRLD    $0x04, Y4, Y5
@@ -2404,9 +2866,9 @@ while44:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x08, CX
 	SUBQ      $0x10, R8
-	JMP       while44
+	JMP       while54
 
-end45:
+end55:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2438,9 +2900,9 @@ block:
 	VMULPS       Z0, Z1, Z1
 	MOVQ         SI, R8
 
-while46:
+while56:
 	CMPQ      R8, $0x10
-	JL        end47
+	JL        end57
 	VPMOVZXBQ (CX), Z2
 	VPSLLQ    $0x20, Z2, Z3
 	VPSRLQ    $0x04, Z2, Z2
@@ -2450,9 +2912,9 @@ while46:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x08, CX
 	SUBQ      $0x10, R8
-	JMP       while46
+	JMP       while56
 
-end47:
+end57:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2480,7 +2942,7 @@ TEXT ·momentsBF16AVX2(SB), NOSPLIT, $0-40
 	VXORPD  Y6, Y6, Y6
 	VXORPD  Y7, Y7, Y7
 
-loop48:
+loop58:
 	VPMOVZXBD    (CX), Y9
 	VPERMQ       $0xd8, Y9, Y9
 	VPSRLD       $0x04, Y9, Y8
@@ -2525,7 +2987,7 @@ loop48:
 	ADDQ         $0x20, AX
 	ADDQ         $0x08, CX
 	DECQ         DX
-	JNZ          loop48
+	JNZ          loop58
 	VADDPD       Y3, Y2, Y2
 	VEXTRACTF128 $0x01, Y2, X0
 	VADDPD       X0, X2, X0
@@ -2564,7 +3026,7 @@ TEXT ·momentsF16AVX2(SB), NOSPLIT, $0-40
 	VXORPD  Y6, Y6, Y6
 	VXORPD  Y7, Y7, Y7
 
-loop49:
+loop59:
 	VPMOVZXBD    (CX), Y9
 	VPERMQ       $0xd8, Y9, Y9
 	VPSRLD       $0x04, Y9, Y8
@@ -2607,7 +3069,7 @@ loop49:
 	ADDQ         $0x20, AX
 	ADDQ         $0x08, CX
 	DECQ         DX
-	JNZ          loop49
+	JNZ          loop59
 	VADDPD       Y3, Y2, Y2
 	VEXTRACTF128 $0x01, Y2, X0
 	VADDPD       X0, X2, X0
@@ -2646,7 +3108,7 @@ TEXT ·momentsF32AVX2(SB), NOSPLIT, $0-40
 	VXORPD  Y6, Y6, Y6
 	VXORPD  Y7, Y7, Y7
 
-loop50:
+loop60:
 	VPMOVZXBD    (CX), Y9
 	VPERMQ       $0xd8, Y9, Y9
 	VPSRLD       $0x04, Y9, Y8
@@ -2689,7 +3151,7 @@ loop50:
 	ADDQ         $0x40, AX
 	ADDQ         $0x08, CX
 	DECQ         DX
-	JNZ          loop50
+	JNZ          loop60
 	VADDPD       Y3, Y2, Y2
 	VEXTRACTF128 $0x01, Y2, X0
 	VADDPD       X0, X2, X0

@@ -3,8 +3,12 @@
 package quant4
 
 import (
+	"encoding/binary"
 	"math"
 	"slices"
+
+	"github.com/nf4conv/nf4conv/kernels"
+	"github.com/nf4conv/nf4conv/kernels/cast"
 )
 
 // A searchTable holds the thresholds of a book in the order in which the binary searches
@@ -16,27 +20,50 @@ type searchTable struct {
 	// m1, m2, m3 of the steps before.
 	steps [4][16]float32
 
-	words bool // rows can be used
-	rows  [129][16]int16
+	bf16, f16 *wordTable // nil when the book's thresholds are not fit for it
 
-	// cells, unless it is nil, holds for every mantissa of absmax the thresholds of 32 cells of
-	// positive x, of 32 of negative x, and the codes of both: the lower byte of a word is the
-	// code from the threshold on, the upper byte the code before.
+	// cells, unless it is nil, holds for every fraction of a bfloat16 absmax the thresholds of
+	// 32 cells of positive x, of 32 of negative x, and the codes of both: the lower byte of a
+	// word is the code from the threshold on, the upper byte the code before.
 	cells *[128][4][32]uint16
+}
+
+// A wordTable is the thresholds in a 16-bit source format, for blocks with an absmax, as bits
+// of that format, of at least least and less than least+span.
+//
+// For a given absmax, v = x*r is a monotone function of x, so "v > threshold" is "x > the
+// largest x with v <= threshold": a comparison of the bits of x as signed magnitudes, exact
+// by construction. The function only depends on the fraction of absmax: a power of two more
+// moves r and the thresholds of x by that power, as long as no threshold becomes subnormal in
+// the format and no product in float32. So a row holds, for one fraction, the largest x as
+// if the exponent of absmax were zero, and the last row the direction in which the exponent
+// moves them. Thresholds of zero do not move.
+type wordTable struct {
+	least, span uint32
+	rows        [][16]int16
 }
 
 // rowOrder is the thresholds' order in a row: those of the last step of the search,
 // those of the third, of the second, of the first, and one that is not used.
 var rowOrder = [16]int{0, 2, 4, 6, 8, 10, 12, 14, 1, 5, 9, 13, 3, 11, 7, 7}
 
-// signRow is the row after those of the mantissas.
-const signRow = 128
+// wordFormat describes a 16-bit source format to makeRows.
+type wordFormat struct {
+	float     kernels.Float
+	fraction  int    // bits
+	unit      int    // 1
+	least     uint32 // no absmax below; a power of two
+	end       uint32 // all absmax below
+	threshold float64
+}
 
-// Absmax, as bfloat16, for which rows hold: [2^-100, 2^16). In this range nothing that
-// decides a comparison is subnormal or overflows, see rows.
-const (
-	leastRow = 0x0d80
-	endRow   = 0x4780
+// In bfloat16, absmax from 2^-100 and thresholds from 2^-20 keep everything that decides a
+// comparison normal, and below 2^16 the product of the smallest x with r is not rounded to
+// zero. In binary16 all is normal in float32; what bounds absmax is that thresholds must
+// be normal in the format, see makeRows.
+var (
+	bf16Words = wordFormat{kernels.BF16, 7, 0x3f80, 0x0d80, 0x4780, 0x1p-20}
+	f16Words  = wordFormat{kernels.F16, 10, 0x3c00, 0x0400, 0x7c00, 0x1p-13}
 )
 
 // searchTable returns the table of b.
@@ -51,63 +78,86 @@ func (b *Codebook) searchTable() *searchTable {
 
 func newSearchTable(b *Codebook) *searchTable {
 	t := &searchTable{codes: b.ByRank}
-	t.sorted = slices.IsSorted(b.Thresholds[:]) && b.Thresholds[0] == b.Thresholds[0]
+	t.sorted = slices.IsSorted(b.Thresholds[:]) && b.Thresholds[0] == b.Thresholds[0] // NaN sort first
+	if !t.sorted {
+		return t
+	}
 	for i := range 16 {
 		t.steps[0][i] = b.Thresholds[7]
 		t.steps[1][i] = b.Thresholds[i&8+3]
 		t.steps[2][i] = b.Thresholds[i&12+1]
 		t.steps[3][i] = b.Thresholds[i&14]
 	}
-	t.words = t.sorted
-	for _, v := range b.Thresholds {
-		m := math.Abs(float64(v))
-		t.words = t.words && (m == 0 || m >= 0x1p-20 && m <= 1)
-	}
-	if t.words {
-		t.makeRows(b)
+	t.bf16, t.f16 = makeRows(b, bf16Words), makeRows(b, f16Words)
+	if t.bf16 != nil {
 		t.makeCells()
 	}
 	return t
 }
 
-// makeRows turns the thresholds of v = x*r into thresholds of x. For a given absmax, v is
-// a monotone function of x, so "v > threshold" is "x > the largest x with v <= threshold":
-// a comparison of the bits of x as signed magnitudes, exact by construction. The function
-// only depends on the mantissa of absmax, of which bfloat16 has 128: a power of two more
-// moves r and the thresholds of x by that power. So a row holds, for one mantissa, the
-// largest x as if the exponent of absmax were zero, and the last row the direction in which the
-// exponent moves them. Thresholds of zero do not move.
-func (t *searchTable) makeRows(b *Codebook) {
+// makeRows makes the table of a format, or none when a threshold is too small or above 1.
+func makeRows(b *Codebook, f wordFormat) *wordTable {
+	signs := [16]int16{}
 	for i, k := range rowOrder {
-		switch v := b.Thresholds[k]; {
-		case v > 0:
-			t.rows[signRow][i] = 1
-		case v < 0:
-			t.rows[signRow][i] = -1
+		v := float64(b.Thresholds[k])
+		if m := math.Abs(v); m != 0 && !(m >= f.threshold && m <= 1) {
+			return nil
+		}
+		if v > 0 {
+			signs[i] = 1
+		} else if v < 0 {
+			signs[i] = -1
 		}
 	}
-	const unit = 0x3f80 // 1 as bfloat16
-	for m := range signRow {
-		top := unit | m
-		r := reciprocal(math.Float32frombits(uint32(top) << 16))
+	t := &wordTable{rows: make([][16]int16, 1<<f.fraction+1)}
+	t.rows[1<<f.fraction] = signs
+	smallest := f.unit
+	for m := range 1 << f.fraction {
+		top := f.unit | m
+		r := reciprocal(f.value(top))
 		for i, k := range rowOrder {
-			// The largest x with v <= threshold, -top-1 when there is none.
-			lo, hi := -top-1, top
-			for lo < hi {
-				x := lo + (hi-lo+1)/2
-				v := math.Float32frombits(uint32(max(x, -x)) << 16)
-				if x < 0 {
-					v = -v
-				}
-				if v*r > b.Thresholds[k] {
-					hi = x - 1
-				} else {
-					lo = x
-				}
+			// The largest x with v <= threshold, -top-1 when there is none: near by the product.
+			x := min(max(f.bits(b.Thresholds[k]*f.value(top)), -top-1), top)
+			for x < top && !(f.value(x+1)*r > b.Thresholds[k]) {
+				x++
 			}
-			t.rows[m][i] = int16(lo - int(t.rows[signRow][i])*unit)
+			for x >= -top && f.value(x)*r > b.Thresholds[k] {
+				x--
+			}
+			if signs[i] != 0 {
+				smallest = min(smallest, max(x, -x))
+			}
+			t.rows[m][i] = int16(x - int(signs[i])*f.unit)
 		}
 	}
+	// The exponent that takes the smallest threshold to the smallest normal number.
+	field := 1<<f.fraction - 1
+	t.least = max(f.least, uint32((f.unit-smallest+1<<f.fraction+field)&^field))
+	t.span = f.end - t.least
+	return t
+}
+
+// value is the number with the signed magnitude x.
+func (f wordFormat) value(x int) float32 {
+	var v [1]float32
+	var b [2]byte
+	binary.LittleEndian.PutUint16(b[:], uint16(max(x, -x)))
+	cast.ToF32(v[:], b[:], f.float)
+	if x < 0 {
+		return -v[0]
+	}
+	return v[0]
+}
+
+// bits is the signed magnitude of v, rounded to the format.
+func (f wordFormat) bits(v float32) int {
+	var b [2]byte
+	cast.FromF32(b[:], []float32{v}, f.float)
+	x := int(binary.LittleEndian.Uint16(b[:]))
+	if x > 0x7fff {
+		return 0x8000 - x
+	}
+	return x
 }
 
 // makeCells puts the thresholds of rows, as distances from absmax in bits of bfloat16, into
@@ -117,7 +167,7 @@ func (t *searchTable) makeCells() {
 	const width, count = 32, 32
 	cells := new([128][4][count]uint16)
 	negative := 0 // thresholds: the rank of zero
-	for _, s := range t.rows[signRow][:15] {
+	for _, s := range t.bf16.rows[len(cells)][:15] {
 		if s == 0 {
 			return
 		}
@@ -128,9 +178,9 @@ func (t *searchTable) makeCells() {
 	for m := range cells {
 		var limit [2][count]int // the distance at which the rank changes, of positive and negative x; 0: not here
 		top := m
-		for i, x := range t.rows[m][:15] {
+		for i, x := range t.bf16.rows[m][:15] {
 			sign, d := 0, top-int(x) // above the threshold: a distance less than d
-			if t.rows[signRow][i] < 0 {
+			if t.bf16.rows[len(cells)][i] < 0 {
 				sign, d = 1, top+int(x)+1 // not above it
 			}
 			c := min(d/width, count-1)

@@ -3,44 +3,54 @@
 package quant4
 
 // quantizeBF16AVX2 works like quantizeGeneric on whole blocks of bfloat16 of a multiple of
-// 32 elements. It stops before a block with an absmax outside [leastRow, endRow) and
-// returns the number of blocks before it. batch is a number of blocks that fit the
-// first-level cache.
+// 32 elements. It stops before a block with an absmax outside [least, least+span), which
+// are those of the wordTable that rows is the first of, and returns the number of blocks
+// before it. batch is a number of blocks that fit the first-level cache.
 //
 //go:noescape
-func quantizeBF16AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, rows *[129][16]int16, codes *[16]byte) int
+func quantizeBF16AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, least, span uint32, rows *[16]int16, codes *[16]byte) int
 
 // quantizeBF16AVX512 works like quantizeBF16AVX2.
 //
 //go:noescape
-func quantizeBF16AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, rows *[129][16]int16, codes *[16]byte) int
+func quantizeBF16AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, least, span uint32, rows *[16]int16, codes *[16]byte) int
 
-// quantizeCellsAVX512 works like quantizeBF16AVX2.
+// quantizeF16AVX2 works like quantizeBF16AVX2, on binary16.
 //
 //go:noescape
-func quantizeCellsAVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, cells *[128][4][32]uint16) int
-
-// quantizeF16AVX2 works like quantizeGeneric on whole blocks of binary16 of a multiple of
-// 32 elements. It stops before a block that is not finite and returns the number of
-// blocks before it.
-//
-//go:noescape
-func quantizeF16AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
+func quantizeF16AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, least, span uint32, rows *[16]int16, codes *[16]byte) int
 
 // quantizeF16AVX512 works like quantizeF16AVX2.
 //
 //go:noescape
-func quantizeF16AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
+func quantizeF16AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, least, span uint32, rows *[16]int16, codes *[16]byte) int
 
-// quantizeF32AVX2 works like quantizeF16AVX2, on float32.
+// quantizeCellsAVX512 works like quantizeBF16AVX2, for books that have cells.
 //
 //go:noescape
-func quantizeF32AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
+func quantizeCellsAVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, least, span uint32, cells *[128][4][32]uint16) int
 
-// quantizeF32AVX512 works like quantizeF32AVX2.
+// quantizeFloatsF32AVX2 works like quantizeGeneric on whole blocks of float32 of a multiple
+// of 32 elements. It stops before a block that is not finite and returns the number of
+// blocks before it.
 //
 //go:noescape
-func quantizeF32AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
+func quantizeFloatsF32AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
+
+// quantizeFloatsF32AVX512 works like quantizeFloatsF32AVX2.
+//
+//go:noescape
+func quantizeFloatsF32AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
+
+// quantizeFloatsF16AVX2 works like quantizeFloatsF32AVX2, on binary16.
+//
+//go:noescape
+func quantizeFloatsF16AVX2(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
+
+// quantizeFloatsF16AVX512 works like quantizeFloatsF16AVX2.
+//
+//go:noescape
+func quantizeFloatsF16AVX512(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, steps *[4][16]float32, codes *[16]byte) int
 
 // dequantizeBF16AVX2 works like dequantizeGeneric on whole blocks of a multiple of 32
 // elements, with finite levels. It stops before a scale that is not finite and returns the

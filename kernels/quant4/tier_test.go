@@ -37,49 +37,59 @@ func sameBits(a, b []float32) bool {
 	return slices.EqualFunc(a, b, func(x, y float32) bool { return math.Float32bits(x) == math.Float32bits(y) })
 }
 
-// Every bfloat16 element in a block with every absmax of some powers of two: the least and
-// the largest that assembly takes, those next to them that it leaves alone, and an
-// ordinary one. This is every case of its tables.
+// Every element of a 16-bit format in a block with every absmax of some powers of two: the
+// least and the largest that assembly takes, those next to them that it leaves alone,
+// and an ordinary one. This is every case of its tables.
 func TestEveryBF16(t *testing.T) {
+	for _, exponent := range []int{0, 1, 26, 27, 121, 142, 143, 254} {
+		everyElement(t, kernels.BF16, 7, exponent, 1)
+	}
+}
+
+func TestEveryF16(t *testing.T) {
+	everyElement(t, kernels.F16, 10, 10, 1)
+	for _, exponent := range []int{0, 1, 5, 6, 7, 9, 11, 15, 30} {
+		everyElement(t, kernels.F16, 10, exponent, 41)
+	}
+}
+
+// everyElement goes through every step-th fraction of absmax.
+func everyElement(t *testing.T, format kernels.Float, bits, exponent, step int) {
+	t.Helper()
 	const bs = 256
 	books := []*quant4.Codebook{nf4.NF4.Codebook(), nf4.FP4.Codebook()}
-	for _, exponent := range []int{0, 1, 26, 27, 121, 142, 143, 254} {
-		if testing.Short() && exponent != 121 {
-			continue
+	for fraction := 0; fraction < 1<<bits; fraction += step {
+		a := exponent<<bits | fraction
+		var src []byte
+		for x := 0; x <= a; {
+			src = binary.LittleEndian.AppendUint16(src, uint16(a|x<<15)) // of either sign
+			for i := 0; i < bs-1; i++ {
+				src = binary.LittleEndian.AppendUint16(src, uint16(min(x/2*2, a)|x<<15)) // both signs in turn
+				x++
+			}
 		}
-		for mantissa := range 128 {
-			a := exponent<<7 | mantissa
-			var src []byte
-			for x := 0; x <= a; {
-				src = binary.LittleEndian.AppendUint16(src, uint16(a|x<<15)) // of either sign
-				for i := 0; i < bs-1; i++ {
-					src = binary.LittleEndian.AppendUint16(src, uint16(min(x/2*2, a)|x<<15)) // both signs in turn
-					x++
-				}
+		// x runs over magnitudes two steps at a time; once more for the odd ones.
+		odd := slices.Clone(src)
+		for i := range len(odd) / 2 {
+			if v := binary.LittleEndian.Uint16(odd[2*i:]); i%bs != 0 && int(v&0x7fff) < a {
+				binary.LittleEndian.PutUint16(odd[2*i:], v+1)
 			}
-			// x runs over magnitudes two steps at a time; once more for the odd ones.
-			odd := slices.Clone(src)
-			for i := range len(odd) / 2 {
-				if v := binary.LittleEndian.Uint16(odd[2*i:]); i%bs != 0 && int(v&0x7fff) < a {
-					binary.LittleEndian.PutUint16(odd[2*i:], v+1)
-				}
-			}
-			src = append(src, odd...)
-			for b, book := range books {
-				restore := kernels.Use("generic")
-				want, wantMax := quantized(src, kernels.BF16, bs, book)
+		}
+		src = append(src, odd...)
+		for b, book := range books {
+			restore := kernels.Use("generic")
+			want, wantMax := quantized(src, format, bs, book)
+			restore()
+			for _, tier := range kernels.Tiers()[1:] {
+				restore := kernels.Use(tier)
+				got, gotMax := quantized(src, format, bs, book)
 				restore()
-				for _, tier := range kernels.Tiers()[1:] {
-					restore := kernels.Use(tier)
-					got, gotMax := quantized(src, kernels.BF16, bs, book)
-					restore()
-					if !sameBits(gotMax, wantMax) {
-						t.Fatalf("%s, book %d, absmax %04x: other scales", tier, b, a)
-					}
-					for i := range want {
-						if got[i] != want[i] {
-							t.Fatalf("%s, book %d, absmax %04x, elements % x: codes %02x, want %02x", tier, b, a, src[4*i:4*i+4], got[i], want[i])
-						}
+				if !sameBits(gotMax, wantMax) {
+					t.Fatalf("%v, %s, book %d, absmax %04x: other scales", format, tier, b, a)
+				}
+				for i := range want {
+					if got[i] != want[i] {
+						t.Fatalf("%v, %s, book %d, absmax %04x, elements % x: codes %02x, want %02x", format, tier, b, a, src[4*i:4*i+4], got[i], want[i])
 					}
 				}
 			}

@@ -16,11 +16,11 @@ import (
 func quantizeCellsAVX512() {
 	words := func(name string, v int) Mem { return emit.Words(name, 32, func(int) int { return v }) }
 	lastMem, signMem := words("w_last", 31), words("w_sign", 32)
-	TEXT("quantizeCellsAVX512", attr.NOSPLIT, "func(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, cells *[128][4][32]uint16) int")
+	TEXT("quantizeCellsAVX512", attr.NOSPLIT, "func(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, least, span uint32, cells *[128][4][32]uint16) int")
 	q := newQuantizer()
 	cells := Load(Param("cells"), GP64())
 	magnitude, last, sign, nibbles := load(ZMM, w.magnitude), load(ZMM, lastMem), load(ZMM, signMem), load(ZMM, w.nibbles)
-	q.run(func() reg.Register { return q.maxWords512(magnitude) }, func() {
+	q.run(func() reg.Register { return q.maxWords512(bfloat16, magnitude) }, func() {
 		row, absmax := GP64(), ZMM()
 		MOVWLZX(Mem{Base: q.absmax, Disp: 2}, row.As32())
 		VPBROADCASTW(row.As32(), absmax)

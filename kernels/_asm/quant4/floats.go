@@ -73,7 +73,7 @@ func (q *quantizer) reciprocal(r reg.VecVirtual) {
 }
 
 func quantizeFloatAVX2(in reader) {
-	TEXT("quantize"+in.name+"AVX2", attr.NOSPLIT, quantizeFloats)
+	TEXT("quantizeFloats"+in.name+"AVX2", attr.NOSPLIT, quantizeFloats)
 	q := newQuantizer()
 	steps := Load(Param("steps"), GP64())
 	codes, halves := YMM(), load(YMM, f.halves)
@@ -152,7 +152,7 @@ func quantizeFloatAVX2(in reader) {
 }
 
 func quantizeFloatAVX512(in reader) {
-	TEXT("quantize"+in.name+"AVX512", attr.NOSPLIT, quantizeFloats)
+	TEXT("quantizeFloats"+in.name+"AVX512", attr.NOSPLIT, quantizeFloats)
 	q := newQuantizer()
 	steps := Load(Param("steps"), GP64())
 	codes := YMM()

@@ -7,8 +7,10 @@ func main() {
 	ConstraintExpr("!purego")
 	makeWordConsts()
 	makeFloatConsts()
-	quantizeBF16AVX2()
-	quantizeBF16AVX512()
+	for _, f := range []halfFormat{bfloat16, float16} {
+		quantizeWordsAVX2(f)
+		quantizeWordsAVX512(f)
+	}
 	quantizeCellsAVX512()
 	for _, in := range []reader{float32Reader, float16Reader} {
 		quantizeFloatAVX2(in)

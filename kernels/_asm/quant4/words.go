@@ -9,8 +9,8 @@ import (
 	"github.com/nf4conv/nf4conv/kernels/_asm/internal/emit"
 )
 
-// Quantization of bfloat16 in 16-bit integers. The thresholds of a block, as signed
-// magnitudes of the source format, come from a row of the table that the mantissa of its
+// Quantization of 16-bit formats in integers. The thresholds of a block, as signed
+// magnitudes of the source format, come from a row of the table that the fraction of its
 // absmax selects, moved by its exponent (makeRows in quant4's search_amd64.go). A row has
 // the thresholds in the order in which a binary search wants them:
 //
@@ -19,15 +19,27 @@ import (
 // The search keeps 8*m1 + 4*m2 + 2*m3, the outcomes so far, in the low byte of a word and
 // one more in the high byte: the index with which VPSHUFB fetches the next threshold.
 
-const (
-	leastRow = 0x0d80 // as in search_amd64.go
-	endRow   = 0x4780
-)
+// halfFormat is a 16-bit format.
+type halfFormat struct {
+	name     string
+	fraction int // bits
+}
+
+var bfloat16, float16 = halfFormat{"BF16", 7}, halfFormat{"F16", 10}
+
+// exponent is the mask of the exponent field.
+func (f halfFormat) exponent() Mem {
+	if f == float16 {
+		return w.exponentF16
+	}
+	return w.exponentBF16
+}
 
 // w are the constants. The pick ones are indices for VPSHUFB that put the thresholds of a
 // row's upper half where the search looks for them.
 var w struct {
-	magnitude, ones, exponent         Mem
+	magnitude, ones                   Mem
+	exponentBF16, exponentF16         Mem
 	pick3, pick2, pick1               Mem
 	start, first, four, two, one, low Mem
 	nibbles                           Mem // the weights of two codes in a byte
@@ -36,7 +48,8 @@ var w struct {
 
 func makeWordConsts() {
 	words := func(name string, v int) Mem { return emit.Words(name, 32, func(int) int { return v }) }
-	w.magnitude, w.ones, w.exponent = words("w_magnitude", 0x7fff), words("w_ones", 0xffff), words("w_exponent", 0x7f80)
+	w.magnitude, w.ones = words("w_magnitude", 0x7fff), words("w_ones", 0xffff)
+	w.exponentBF16, w.exponentF16 = words("w_exponentbf16", 0x7f80), words("w_exponentf16", 0x7c00)
 	w.start, w.first = words("w_start", 0x0100), words("w_first", 0x0908)
 	w.four, w.two, w.one, w.low = words("w_four", 0x0404), words("w_two", 0x0202), words("w_one", 1), words("w_low", 0xff)
 	w.nibbles = words("w_nibbles", 0x0110)
@@ -137,37 +150,69 @@ func (q *quantizer) prefetch(bytes int) {
 	}
 }
 
-// maxWord is the absmax, as float32 bits, of which the complements of bfloat16 magnitudes
-// are in x.
-func maxWord(x reg.VecVirtual) reg.Register {
+// maxWord is the absmax, as float32 bits, of which the complements of magnitudes are in x.
+// It goes to "limit" when absmax is not among the limits of the rows.
+func (f halfFormat) maxWord(x reg.VecVirtual) reg.Register {
 	VPHMINPOSUW(x, x)
 	a, t := GP32(), GP32()
 	VMOVD(x, a)
 	NOTL(a)
 	MOVWLZX(a.As16(), a)
-	LEAL(Mem{Base: a, Disp: -leastRow}, t)
-	CMPL(t, U32(endRow-leastRow))
+	MOVL(a, t)
+	SUBL(param("least"), t)
+	CMPL(t, param("span"))
 	JAE(LabelRef("limit"))
-	SHLL(U8(16), a)
+	if f == float16 {
+		VMOVD(a, x)
+		VCVTPH2PS(x, x)
+		VMOVD(x, a)
+	} else {
+		SHLL(U8(16), a)
+	}
 	return a
 }
 
-const quantizeWords = "func(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, rows *[129][16]int16, codes *[16]byte) int"
+// param is the place of an argument.
+func param(name string) Op {
+	p, err := Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	return p.Addr
+}
 
-// rowOf is the place of the row for the block's absmax.
-func (q *quantizer) rowOf(rows reg.Register) reg.Register {
+const quantizeWords = "func(packed *byte, absmax *float32, src *byte, blocks, blockSize, batch int, least, span uint32, rows *[16]int16, codes *[16]byte) int"
+
+// rowOf is the place of the row for the block's absmax: float32 has the same fraction, and
+// zeros behind it.
+func (q *quantizer) rowOf(rows reg.Register, f halfFormat) reg.Register {
 	row := GP64()
-	MOVBLZX(Mem{Base: q.absmax, Disp: 2}, row.As32()) // the mantissa and one bit of the exponent
-	ANDL(U8(0x7f), row.As32())
+	MOVL(Mem{Base: q.absmax}, row.As32())
+	SHRL(U8(23-f.fraction), row.As32())
+	ANDL(U32(1<<f.fraction-1), row.As32())
 	SHLL(U8(5), row.As32())
 	ADDQ(rows, row)
 	return row
 }
 
-const signRow = 128 * 32
+// signRow is where the directions are: after the rows of all fractions.
+func (f halfFormat) signRow() int { return 32 << f.fraction }
 
-func quantizeBF16AVX2() {
-	TEXT("quantizeBF16AVX2", attr.NOSPLIT, quantizeWords)
+// exponentOf puts the exponent of the block's absmax, as it stands in the format, into all
+// words of e.
+func (q *quantizer) exponentOf(f halfFormat, e reg.VecVirtual) {
+	if f == bfloat16 {
+		VPBROADCASTW(Mem{Base: q.absmax, Disp: 2}, e)
+		return
+	}
+	x := XMM()
+	VMOVSS(Mem{Base: q.absmax}, x)
+	VCVTPS2PH(Imm(0), x, x) // exact
+	VPBROADCASTW(x, e)
+}
+
+func quantizeWordsAVX2(f halfFormat) {
+	TEXT("quantize"+f.name+"AVX2", attr.NOSPLIT, quantizeWords)
 	q := newQuantizer()
 	rows := Load(Param("rows"), GP64())
 	magnitude, start, first, codes := load(YMM, w.magnitude), load(YMM, w.start), load(YMM, w.first), YMM()
@@ -194,13 +239,13 @@ func quantizeBF16AVX2() {
 		VEXTRACTI128(Imm(1), m, x)
 		VPMAXUW(m.AsX(), x, x)
 		VPXOR(w.ones, x, x)
-		return maxWord(x)
+		return f.maxWord(x)
 	}, func() {
-		row := q.rowOf(rows)
+		row := q.rowOf(rows, f)
 		moved := YMM()
-		VPBROADCASTW(Mem{Base: q.absmax, Disp: 2}, moved)
-		VPAND(w.exponent, moved, moved)
-		VPSIGNW(Mem{Base: rows, Disp: signRow}, moved, moved)
+		q.exponentOf(f, moved)
+		VPAND(f.exponent(), moved, moved)
+		VPSIGNW(Mem{Base: rows, Disp: f.signRow()}, moved, moved)
 		VPADDW(Mem{Base: row}, moved, moved)
 		t4, t3, t2, t1, upper := YMM(), YMM(), YMM(), YMM(), YMM()
 		VPERMQ(Imm(0x44), moved, t4)
@@ -255,22 +300,22 @@ func quantizeBF16AVX2() {
 	})
 }
 
-func quantizeBF16AVX512() {
-	TEXT("quantizeBF16AVX512", attr.NOSPLIT, quantizeWords)
+func quantizeWordsAVX512(f halfFormat) {
+	TEXT("quantize"+f.name+"AVX512", attr.NOSPLIT, quantizeWords)
 	q := newQuantizer()
 	rows := Load(Param("rows"), GP64())
 	magnitude, start, first, four, two, one, nibbles, codes := load(ZMM, w.magnitude), load(ZMM, w.start), load(ZMM, w.first),
 		load(ZMM, w.four), load(ZMM, w.two), load(ZMM, w.one), load(ZMM, w.nibbles), ZMM()
-	exponent, pick3, pick2, pick1, zero := load(ZMM, w.exponent), load(ZMM, w.pick3), load(ZMM, w.pick2), load(ZMM, w.pick1), ZMM()
+	exponent, pick3, pick2, pick1, zero := load(ZMM, f.exponent()), load(ZMM, w.pick3), load(ZMM, w.pick2), load(ZMM, w.pick1), ZMM()
 	VPXORD(zero, zero, zero)
 	VBROADCASTI32X4(Mem{Base: Load(Param("codes"), GP64())}, codes)
 	signs, signsU := ZMM(), ZMM()
-	VBROADCASTI32X4(Mem{Base: rows, Disp: signRow}, signs)
-	VBROADCASTI32X4(Mem{Base: rows, Disp: signRow + 16}, signsU)
-	q.run(func() reg.Register { return q.maxWords512(magnitude) }, func() {
-		row := q.rowOf(rows)
+	VBROADCASTI32X4(Mem{Base: rows, Disp: f.signRow()}, signs)
+	VBROADCASTI32X4(Mem{Base: rows, Disp: f.signRow() + 16}, signsU)
+	q.run(func() reg.Register { return q.maxWords512(f, magnitude) }, func() {
+		row := q.rowOf(rows, f)
 		e, e4, t4, t3, t2, t1, upper := ZMM(), ZMM(), ZMM(), ZMM(), ZMM(), ZMM(), ZMM()
-		VPBROADCASTW(Mem{Base: q.absmax, Disp: 2}, e)
+		q.exponentOf(f, e)
 		VPANDD(exponent, e, e)
 		VPMULLW(signs, e, e4)
 		VPMULLW(signsU, e, e)
@@ -323,7 +368,7 @@ func quantizeBF16AVX512() {
 }
 
 // maxWords512 is the absmax of the block at q.at.
-func (q *quantizer) maxWords512(magnitude reg.VecVirtual) reg.Register {
+func (q *quantizer) maxWords512(f halfFormat, magnitude reg.VecVirtual) reg.Register {
 	m := ZMM()
 	VPANDD(Mem{Base: q.at}, magnitude, m)
 	ADDQ(Imm(64), q.at)
@@ -342,7 +387,7 @@ func (q *quantizer) maxWords512(magnitude reg.VecVirtual) reg.Register {
 	VEXTRACTI32X4(Imm(1), y, x)
 	VPMAXUW(y.AsX(), x, x)
 	VPXORD(w.ones, x, x)
-	return maxWord(x)
+	return f.maxWord(x)
 }
 
 // load puts a constant into a register.
