@@ -3,6 +3,7 @@ package quant4_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"github.com/nf4conv/nf4conv/kernels"
@@ -33,18 +34,30 @@ func benchSource(f kernels.Float, n int) []byte {
 	return src
 }
 
-// bench measures in every tier. Rates are in bytes of the 16- or 32-bit side; Melem/s is the
-// number to compare.
+// bench measures in every tier.
 func bench(b *testing.B, name string, n int, f kernels.Float, run func()) {
 	for _, tier := range kernels.Tiers() {
 		b.Run("tier="+tier+"/"+name, func(b *testing.B) {
 			defer kernels.Use(tier)()
-			b.SetBytes(int64(n * f.Size()))
-			for b.Loop() {
-				run()
-			}
-			b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds()/1e6, "Melem/s")
+			measure(b, n, f, run)
 		})
+	}
+}
+
+// measure reports bytes of the 16- or 32-bit side and, in Melem/s, elements per second on the
+// wall; and, in GB/cpu-s, bytes per second that the thread was computing.
+func measure(b *testing.B, n int, f kernels.Float, run func()) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	b.SetBytes(int64(n * f.Size()))
+	start := cpuSeconds(b)
+	for b.Loop() {
+		run()
+	}
+	cpu := cpuSeconds(b) - start
+	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds()/1e6, "Melem/s")
+	if cpu > 0 {
+		b.ReportMetric(float64(n*f.Size())*float64(b.N)/cpu/1e9, "GB/cpu-s")
 	}
 }
 
@@ -110,12 +123,7 @@ func BenchmarkStream(b *testing.B) {
 			b.Fatal("not finite")
 		}
 	})
-	b.Run("op=copy", func(b *testing.B) {
-		b.SetBytes(2 * streamElems)
-		for b.Loop() {
-			copy(dst, src)
-		}
-	})
+	b.Run("op=copy", func(b *testing.B) { measure(b, streamElems, kernels.BF16, func() { copy(dst, src) }) })
 	bench(b, "op=quantize/from=bfloat16", streamElems, kernels.BF16, func() {
 		quant4.Quantize(packed, absmax, src, kernels.BF16, bs, book)
 	})
