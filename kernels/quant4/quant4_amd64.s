@@ -444,6 +444,138 @@ DATA w_pick3<>+62(SB)/1, $0x06
 DATA w_pick3<>+63(SB)/1, $0x07
 GLOBL w_pick3<>(SB), RODATA|NOPTR, $64
 
+DATA w_pick2lo<>+0(SB)/1, $0x08
+DATA w_pick2lo<>+1(SB)/1, $0x09
+DATA w_pick2lo<>+2(SB)/1, $0x08
+DATA w_pick2lo<>+3(SB)/1, $0x09
+DATA w_pick2lo<>+4(SB)/1, $0x08
+DATA w_pick2lo<>+5(SB)/1, $0x09
+DATA w_pick2lo<>+6(SB)/1, $0x08
+DATA w_pick2lo<>+7(SB)/1, $0x09
+DATA w_pick2lo<>+8(SB)/1, $0x08
+DATA w_pick2lo<>+9(SB)/1, $0x09
+DATA w_pick2lo<>+10(SB)/1, $0x08
+DATA w_pick2lo<>+11(SB)/1, $0x09
+DATA w_pick2lo<>+12(SB)/1, $0x08
+DATA w_pick2lo<>+13(SB)/1, $0x09
+DATA w_pick2lo<>+14(SB)/1, $0x08
+DATA w_pick2lo<>+15(SB)/1, $0x09
+DATA w_pick2lo<>+16(SB)/1, $0x08
+DATA w_pick2lo<>+17(SB)/1, $0x09
+DATA w_pick2lo<>+18(SB)/1, $0x08
+DATA w_pick2lo<>+19(SB)/1, $0x09
+DATA w_pick2lo<>+20(SB)/1, $0x08
+DATA w_pick2lo<>+21(SB)/1, $0x09
+DATA w_pick2lo<>+22(SB)/1, $0x08
+DATA w_pick2lo<>+23(SB)/1, $0x09
+DATA w_pick2lo<>+24(SB)/1, $0x08
+DATA w_pick2lo<>+25(SB)/1, $0x09
+DATA w_pick2lo<>+26(SB)/1, $0x08
+DATA w_pick2lo<>+27(SB)/1, $0x09
+DATA w_pick2lo<>+28(SB)/1, $0x08
+DATA w_pick2lo<>+29(SB)/1, $0x09
+DATA w_pick2lo<>+30(SB)/1, $0x08
+DATA w_pick2lo<>+31(SB)/1, $0x09
+DATA w_pick2lo<>+32(SB)/1, $0x08
+DATA w_pick2lo<>+33(SB)/1, $0x09
+DATA w_pick2lo<>+34(SB)/1, $0x08
+DATA w_pick2lo<>+35(SB)/1, $0x09
+DATA w_pick2lo<>+36(SB)/1, $0x08
+DATA w_pick2lo<>+37(SB)/1, $0x09
+DATA w_pick2lo<>+38(SB)/1, $0x08
+DATA w_pick2lo<>+39(SB)/1, $0x09
+DATA w_pick2lo<>+40(SB)/1, $0x08
+DATA w_pick2lo<>+41(SB)/1, $0x09
+DATA w_pick2lo<>+42(SB)/1, $0x08
+DATA w_pick2lo<>+43(SB)/1, $0x09
+DATA w_pick2lo<>+44(SB)/1, $0x08
+DATA w_pick2lo<>+45(SB)/1, $0x09
+DATA w_pick2lo<>+46(SB)/1, $0x08
+DATA w_pick2lo<>+47(SB)/1, $0x09
+DATA w_pick2lo<>+48(SB)/1, $0x08
+DATA w_pick2lo<>+49(SB)/1, $0x09
+DATA w_pick2lo<>+50(SB)/1, $0x08
+DATA w_pick2lo<>+51(SB)/1, $0x09
+DATA w_pick2lo<>+52(SB)/1, $0x08
+DATA w_pick2lo<>+53(SB)/1, $0x09
+DATA w_pick2lo<>+54(SB)/1, $0x08
+DATA w_pick2lo<>+55(SB)/1, $0x09
+DATA w_pick2lo<>+56(SB)/1, $0x08
+DATA w_pick2lo<>+57(SB)/1, $0x09
+DATA w_pick2lo<>+58(SB)/1, $0x08
+DATA w_pick2lo<>+59(SB)/1, $0x09
+DATA w_pick2lo<>+60(SB)/1, $0x08
+DATA w_pick2lo<>+61(SB)/1, $0x09
+DATA w_pick2lo<>+62(SB)/1, $0x08
+DATA w_pick2lo<>+63(SB)/1, $0x09
+GLOBL w_pick2lo<>(SB), RODATA|NOPTR, $64
+
+DATA w_pick2hi<>+0(SB)/1, $0x0a
+DATA w_pick2hi<>+1(SB)/1, $0x0b
+DATA w_pick2hi<>+2(SB)/1, $0x0a
+DATA w_pick2hi<>+3(SB)/1, $0x0b
+DATA w_pick2hi<>+4(SB)/1, $0x0a
+DATA w_pick2hi<>+5(SB)/1, $0x0b
+DATA w_pick2hi<>+6(SB)/1, $0x0a
+DATA w_pick2hi<>+7(SB)/1, $0x0b
+DATA w_pick2hi<>+8(SB)/1, $0x0a
+DATA w_pick2hi<>+9(SB)/1, $0x0b
+DATA w_pick2hi<>+10(SB)/1, $0x0a
+DATA w_pick2hi<>+11(SB)/1, $0x0b
+DATA w_pick2hi<>+12(SB)/1, $0x0a
+DATA w_pick2hi<>+13(SB)/1, $0x0b
+DATA w_pick2hi<>+14(SB)/1, $0x0a
+DATA w_pick2hi<>+15(SB)/1, $0x0b
+DATA w_pick2hi<>+16(SB)/1, $0x0a
+DATA w_pick2hi<>+17(SB)/1, $0x0b
+DATA w_pick2hi<>+18(SB)/1, $0x0a
+DATA w_pick2hi<>+19(SB)/1, $0x0b
+DATA w_pick2hi<>+20(SB)/1, $0x0a
+DATA w_pick2hi<>+21(SB)/1, $0x0b
+DATA w_pick2hi<>+22(SB)/1, $0x0a
+DATA w_pick2hi<>+23(SB)/1, $0x0b
+DATA w_pick2hi<>+24(SB)/1, $0x0a
+DATA w_pick2hi<>+25(SB)/1, $0x0b
+DATA w_pick2hi<>+26(SB)/1, $0x0a
+DATA w_pick2hi<>+27(SB)/1, $0x0b
+DATA w_pick2hi<>+28(SB)/1, $0x0a
+DATA w_pick2hi<>+29(SB)/1, $0x0b
+DATA w_pick2hi<>+30(SB)/1, $0x0a
+DATA w_pick2hi<>+31(SB)/1, $0x0b
+DATA w_pick2hi<>+32(SB)/1, $0x0a
+DATA w_pick2hi<>+33(SB)/1, $0x0b
+DATA w_pick2hi<>+34(SB)/1, $0x0a
+DATA w_pick2hi<>+35(SB)/1, $0x0b
+DATA w_pick2hi<>+36(SB)/1, $0x0a
+DATA w_pick2hi<>+37(SB)/1, $0x0b
+DATA w_pick2hi<>+38(SB)/1, $0x0a
+DATA w_pick2hi<>+39(SB)/1, $0x0b
+DATA w_pick2hi<>+40(SB)/1, $0x0a
+DATA w_pick2hi<>+41(SB)/1, $0x0b
+DATA w_pick2hi<>+42(SB)/1, $0x0a
+DATA w_pick2hi<>+43(SB)/1, $0x0b
+DATA w_pick2hi<>+44(SB)/1, $0x0a
+DATA w_pick2hi<>+45(SB)/1, $0x0b
+DATA w_pick2hi<>+46(SB)/1, $0x0a
+DATA w_pick2hi<>+47(SB)/1, $0x0b
+DATA w_pick2hi<>+48(SB)/1, $0x0a
+DATA w_pick2hi<>+49(SB)/1, $0x0b
+DATA w_pick2hi<>+50(SB)/1, $0x0a
+DATA w_pick2hi<>+51(SB)/1, $0x0b
+DATA w_pick2hi<>+52(SB)/1, $0x0a
+DATA w_pick2hi<>+53(SB)/1, $0x0b
+DATA w_pick2hi<>+54(SB)/1, $0x0a
+DATA w_pick2hi<>+55(SB)/1, $0x0b
+DATA w_pick2hi<>+56(SB)/1, $0x0a
+DATA w_pick2hi<>+57(SB)/1, $0x0b
+DATA w_pick2hi<>+58(SB)/1, $0x0a
+DATA w_pick2hi<>+59(SB)/1, $0x0b
+DATA w_pick2hi<>+60(SB)/1, $0x0a
+DATA w_pick2hi<>+61(SB)/1, $0x0b
+DATA w_pick2hi<>+62(SB)/1, $0x0a
+DATA w_pick2hi<>+63(SB)/1, $0x0b
+GLOBL w_pick2hi<>(SB), RODATA|NOPTR, $64
+
 DATA w_pick2<>+0(SB)/1, $0x08
 DATA w_pick2<>+1(SB)/1, $0x09
 DATA w_pick2<>+2(SB)/1, $0x08
@@ -711,13 +843,14 @@ TEXT ·quantizeBF16AVX2(SB), NOSPLIT, $0-80
 	MOVQ           blocks+24(FP), BX
 	MOVQ           blockSize+32(FP), SI
 	MOVQ           batch+40(FP), DI
+	MOVQ           SI, R13
+	SHRQ           $0x06, R13
 	XORQ           R8, R8
-	MOVQ           rows+56(FP), R13
-	VMOVDQU        w_magnitude<>+0(SB), Y0
-	VMOVDQU        w_start<>+0(SB), Y1
-	VMOVDQU        w_first<>+0(SB), Y2
+	MOVQ           rows+56(FP), R14
+	VMOVDQU        w_start<>+0(SB), Y0
+	VMOVDQU        w_first<>+0(SB), Y1
 	MOVQ           codes+64(FP), R9
-	VBROADCASTI128 (R9), Y3
+	VBROADCASTI128 (R9), Y2
 
 batch:
 	MOVQ    BX, R9
@@ -727,35 +860,46 @@ batch:
 	MOVQ    DX, R11
 
 maximum:
-	VPAND   (R11), Y0, Y4
-	VPAND   32(R11), Y0, Y5
-	VPMAXUW Y5, Y4, Y4
-	ADDQ    $0x40, R11
-	MOVQ    SI, R12
-	SUBQ    $0x20, R12
+	VMOVDQU w_magnitude<>+0(SB), Y4
+	VPXOR   Y3, Y3, Y3
+	MOVQ    R13, R12
+	TESTQ   R12, R12
+	JZ      rest1
 
-while1:
-	CMPQ    R12, $0x01
-	JL      end2
-	VPAND   (R11), Y0, Y5
-	VPAND   32(R11), Y0, Y6
+loop3:
+	VPAND   (R11), Y4, Y5
+	VPAND   32(R11), Y4, Y6
 	VPMAXUW Y6, Y5, Y5
-	VPMAXUW Y5, Y4, Y4
+	VPMAXUW Y5, Y3, Y3
 	ADDQ    $0x40, R11
-	SUBQ    $0x20, R12
-	JMP     while1
+	VPAND   (R11), Y4, Y5
+	VPAND   32(R11), Y4, Y6
+	VPMAXUW Y6, Y5, Y5
+	VPMAXUW Y5, Y3, Y3
+	ADDQ    $0x40, R11
+	DECQ    R12
+	JNZ     loop3
 
-end2:
-	VEXTRACTI128 $0x01, Y4, X5
-	VPMAXUW      X4, X5, X5
-	VPXOR        w_ones<>+0(SB), X5, X5
-	VPHMINPOSUW  X5, X5
-	VMOVD        X5, R12
+rest1:
+	TESTQ   $0x00000020, SI
+	JZ      none2
+	VPAND   (R11), Y4, Y5
+	VPAND   32(R11), Y4, Y4
+	VPMAXUW Y4, Y5, Y5
+	VPMAXUW Y5, Y3, Y3
+	ADDQ    $0x40, R11
+
+none2:
+	VEXTRACTI128 $0x01, Y3, X4
+	VPMAXUW      X3, X4, X4
+	VPXOR        w_ones<>+0(SB), X4, X4
+	VPHMINPOSUW  X4, X4
+	VMOVD        X4, R12
 	NOTL         R12
 	MOVWLZX      R12, R12
-	MOVL         R12, R14
-	SUBL         least+48(FP), R14
-	CMPL         R14, span+52(FP)
+	MOVL         R12, R15
+	SUBL         least+48(FP), R15
+	CMPL         R15, span+52(FP)
 	JAE          limit
 	SHLL         $0x10, R12
 	MOVL         R12, (CX)(R10*4)
@@ -775,94 +919,95 @@ codes:
 	SHRL         $0x10, R11
 	ANDL         $0x0000007f, R11
 	SHLL         $0x05, R11
-	ADDQ         R13, R11
-	VPBROADCASTW 2(CX), Y4
-	VPAND        w_exponentbf16<>+0(SB), Y4, Y4
-	VPSIGNW      4096(R13), Y4, Y4
-	VPADDW       (R11), Y4, Y4
-	VPERMQ       $0x44, Y4, Y5
-	VPERMQ       $0xee, Y4, Y7
-	VPSHUFB      w_pick3<>+0(SB), Y7, Y4
-	VPSHUFB      w_pick2<>+0(SB), Y7, Y6
+	ADDQ         R14, R11
+	VPBROADCASTW 2(CX), Y3
+	VPAND        w_exponentbf16<>+0(SB), Y3, Y3
+	VPSIGNW      4096(R14), Y3, Y3
+	VPADDW       (R11), Y3, Y3
+	VPERMQ       $0x44, Y3, Y4
+	VPERMQ       $0xee, Y3, Y7
+	VPSHUFB      w_pick3<>+0(SB), Y7, Y3
+	VPSHUFB      w_pick2lo<>+0(SB), Y7, Y5
+	VPSHUFB      w_pick2hi<>+0(SB), Y7, Y6
 	VPSHUFB      w_pick1<>+0(SB), Y7, Y7
-	MOVQ         SI, R12
+	MOVQ         R13, R12
+	TESTQ        R12, R12
+	JZ           rest4
 
-while3:
-	CMPQ       R12, $0x40
-	JL         end4
+loop6:
 	VMOVDQU    (DX), Y10
-	VPAND      Y0, Y10, Y8
+	VPAND      w_magnitude<>+0(SB), Y10, Y8
 	VPSIGNW    Y10, Y8, Y8
-	VMOVDQU    32(DX), Y13
-	VPAND      Y0, Y13, Y11
-	VPSIGNW    Y13, Y11, Y11
 	VPCMPGTW   Y7, Y8, Y10
-	VPCMPGTW   Y7, Y11, Y13
-	VPBLENDVB  Y10, Y2, Y1, Y9
-	VPBLENDVB  Y13, Y2, Y1, Y12
-	VPSHUFB    Y9, Y6, Y10
-	VPSHUFB    Y12, Y6, Y13
-	VPCMPGTW   Y10, Y8, Y10
-	VPCMPGTW   Y13, Y11, Y13
-	VPAND      w_four<>+0(SB), Y10, Y10
-	VPAND      w_four<>+0(SB), Y13, Y13
-	VPOR       Y10, Y9, Y9
-	VPOR       Y13, Y12, Y12
-	VPSHUFB    Y9, Y4, Y10
-	VPSHUFB    Y12, Y4, Y13
-	VPCMPGTW   Y10, Y8, Y10
-	VPCMPGTW   Y13, Y11, Y13
-	VPAND      w_two<>+0(SB), Y10, Y10
-	VPAND      w_two<>+0(SB), Y13, Y13
-	VPOR       Y10, Y9, Y9
-	VPOR       Y13, Y12, Y12
-	VPSHUFB    Y9, Y5, Y10
-	VPSHUFB    Y12, Y5, Y13
-	VPCMPGTW   Y10, Y8, Y10
-	VPCMPGTW   Y13, Y11, Y13
+	VPBLENDVB  Y10, Y6, Y5, Y11
+	VPBLENDVB  Y10, Y1, Y0, Y9
+	VPCMPGTW   Y11, Y8, Y10
+	VPOR       w_four<>+0(SB), Y9, Y11
+	VPBLENDVB  Y10, Y11, Y9, Y9
+	VPSHUFB    Y9, Y3, Y11
+	VPCMPGTW   Y11, Y8, Y10
+	VPOR       w_two<>+0(SB), Y9, Y11
+	VPBLENDVB  Y10, Y11, Y9, Y9
+	VPSHUFB    Y9, Y4, Y11
+	VPCMPGTW   Y11, Y8, Y10
 	VPSUBW     Y10, Y9, Y9
-	VPSUBW     Y13, Y12, Y12
 	VPAND      w_low<>+0(SB), Y9, Y9
-	VPAND      w_low<>+0(SB), Y12, Y12
-	VPACKUSWB  Y12, Y9, Y9
-	VPSHUFB    Y9, Y3, Y9
+	VMOVDQU    32(DX), Y11
+	VPAND      w_magnitude<>+0(SB), Y11, Y8
+	VPSIGNW    Y11, Y8, Y8
+	VPCMPGTW   Y7, Y8, Y11
+	VPBLENDVB  Y11, Y6, Y5, Y12
+	VPBLENDVB  Y11, Y1, Y0, Y10
+	VPCMPGTW   Y12, Y8, Y11
+	VPOR       w_four<>+0(SB), Y10, Y12
+	VPBLENDVB  Y11, Y12, Y10, Y10
+	VPSHUFB    Y10, Y3, Y12
+	VPCMPGTW   Y12, Y8, Y11
+	VPOR       w_two<>+0(SB), Y10, Y12
+	VPBLENDVB  Y11, Y12, Y10, Y10
+	VPSHUFB    Y10, Y4, Y12
+	VPCMPGTW   Y12, Y8, Y11
+	VPSUBW     Y11, Y10, Y10
+	VPAND      w_low<>+0(SB), Y10, Y10
+	VPACKUSWB  Y10, Y9, Y9
+	VPSHUFB    Y9, Y2, Y9
 	VPMADDUBSW w_nibbles<>+0(SB), Y9, Y9
 	VMOVDQU    64(DX), Y11
-	VPAND      Y0, Y11, Y8
+	VPAND      w_magnitude<>+0(SB), Y11, Y8
 	VPSIGNW    Y11, Y8, Y8
-	VMOVDQU    96(DX), Y14
-	VPAND      Y0, Y14, Y12
-	VPSIGNW    Y14, Y12, Y12
 	VPCMPGTW   Y7, Y8, Y11
-	VPCMPGTW   Y7, Y12, Y14
-	VPBLENDVB  Y11, Y2, Y1, Y10
-	VPBLENDVB  Y14, Y2, Y1, Y13
-	VPSHUFB    Y10, Y6, Y11
-	VPSHUFB    Y13, Y6, Y14
-	VPCMPGTW   Y11, Y8, Y11
-	VPCMPGTW   Y14, Y12, Y14
-	VPAND      w_four<>+0(SB), Y11, Y11
-	VPAND      w_four<>+0(SB), Y14, Y14
-	VPOR       Y11, Y10, Y10
-	VPOR       Y14, Y13, Y13
-	VPSHUFB    Y10, Y4, Y11
-	VPSHUFB    Y13, Y4, Y14
-	VPCMPGTW   Y11, Y8, Y11
-	VPCMPGTW   Y14, Y12, Y14
-	VPAND      w_two<>+0(SB), Y11, Y11
-	VPAND      w_two<>+0(SB), Y14, Y14
-	VPOR       Y11, Y10, Y10
-	VPOR       Y14, Y13, Y13
-	VPSHUFB    Y10, Y5, Y11
-	VPSHUFB    Y13, Y5, Y14
-	VPCMPGTW   Y11, Y8, Y11
-	VPCMPGTW   Y14, Y12, Y14
+	VPBLENDVB  Y11, Y6, Y5, Y12
+	VPBLENDVB  Y11, Y1, Y0, Y10
+	VPCMPGTW   Y12, Y8, Y11
+	VPOR       w_four<>+0(SB), Y10, Y12
+	VPBLENDVB  Y11, Y12, Y10, Y10
+	VPSHUFB    Y10, Y3, Y12
+	VPCMPGTW   Y12, Y8, Y11
+	VPOR       w_two<>+0(SB), Y10, Y12
+	VPBLENDVB  Y11, Y12, Y10, Y10
+	VPSHUFB    Y10, Y4, Y12
+	VPCMPGTW   Y12, Y8, Y11
 	VPSUBW     Y11, Y10, Y10
-	VPSUBW     Y14, Y13, Y13
 	VPAND      w_low<>+0(SB), Y10, Y10
-	VPAND      w_low<>+0(SB), Y13, Y13
-	VPACKUSWB  Y13, Y10, Y10
-	VPSHUFB    Y10, Y3, Y10
+	VMOVDQU    96(DX), Y12
+	VPAND      w_magnitude<>+0(SB), Y12, Y8
+	VPSIGNW    Y12, Y8, Y8
+	VPCMPGTW   Y7, Y8, Y12
+	VPBLENDVB  Y12, Y6, Y5, Y13
+	VPBLENDVB  Y12, Y1, Y0, Y11
+	VPCMPGTW   Y13, Y8, Y12
+	VPOR       w_four<>+0(SB), Y11, Y13
+	VPBLENDVB  Y12, Y13, Y11, Y11
+	VPSHUFB    Y11, Y3, Y13
+	VPCMPGTW   Y13, Y8, Y12
+	VPOR       w_two<>+0(SB), Y11, Y13
+	VPBLENDVB  Y12, Y13, Y11, Y11
+	VPSHUFB    Y11, Y4, Y13
+	VPCMPGTW   Y13, Y8, Y12
+	VPSUBW     Y12, Y11, Y11
+	VPAND      w_low<>+0(SB), Y11, Y11
+	VPACKUSWB  Y11, Y10, Y10
+	VPSHUFB    Y10, Y2, Y10
 	VPMADDUBSW w_nibbles<>+0(SB), Y10, Y10
 	VPACKUSWB  Y10, Y9, Y9
 	VMOVDQU    w_order<>+0(SB), Y8
@@ -872,53 +1017,53 @@ while3:
 	PREFETCHT0 8256(DX)
 	ADDQ       $0x00000080, DX
 	ADDQ       $0x20, AX
-	SUBQ       $0x40, R12
-	JMP        while3
+	DECQ       R12
+	JNZ        loop6
 
-end4:
-	TESTQ      R12, R12
+rest4:
+	TESTQ      $0x00000020, SI
 	JZ         none5
-	VMOVDQU    (DX), Y9
-	VPAND      Y0, Y9, Y8
-	VPSIGNW    Y9, Y8, Y8
-	VMOVDQU    32(DX), Y11
-	VPAND      Y0, Y11, Y10
-	VPSIGNW    Y11, Y10, Y10
-	VPCMPGTW   Y7, Y8, Y9
-	VPCMPGTW   Y7, Y10, Y11
-	VPBLENDVB  Y9, Y2, Y1, Y7
-	VPBLENDVB  Y11, Y2, Y1, Y12
-	VPSHUFB    Y7, Y6, Y9
-	VPSHUFB    Y12, Y6, Y6
-	VPCMPGTW   Y9, Y8, Y9
-	VPCMPGTW   Y6, Y10, Y11
-	VPAND      w_four<>+0(SB), Y9, Y9
-	VPAND      w_four<>+0(SB), Y11, Y11
-	VPOR       Y9, Y7, Y7
-	VPOR       Y11, Y12, Y12
-	VPSHUFB    Y7, Y4, Y9
-	VPSHUFB    Y12, Y4, Y6
-	VPCMPGTW   Y9, Y8, Y9
-	VPCMPGTW   Y6, Y10, Y11
-	VPAND      w_two<>+0(SB), Y9, Y9
-	VPAND      w_two<>+0(SB), Y11, Y11
-	VPOR       Y9, Y7, Y7
-	VPOR       Y11, Y12, Y12
-	VPSHUFB    Y7, Y5, Y9
-	VPSHUFB    Y12, Y5, Y6
-	VPCMPGTW   Y9, Y8, Y9
-	VPCMPGTW   Y6, Y10, Y11
-	VPSUBW     Y9, Y7, Y7
-	VPSUBW     Y11, Y12, Y12
-	VPAND      w_low<>+0(SB), Y7, Y7
-	VPAND      w_low<>+0(SB), Y12, Y12
-	VPACKUSWB  Y12, Y7, Y7
-	VPSHUFB    Y7, Y3, Y7
-	VPMADDUBSW w_nibbles<>+0(SB), Y7, Y7
-	VPACKUSWB  Y7, Y7, Y7
-	VMOVDQU    w_order<>+0(SB), Y4
-	VPERMD     Y7, Y4, Y7
-	VMOVDQU    X7, (AX)
+	VMOVDQU    (DX), Y10
+	VPAND      w_magnitude<>+0(SB), Y10, Y8
+	VPSIGNW    Y10, Y8, Y8
+	VPCMPGTW   Y7, Y8, Y10
+	VPBLENDVB  Y10, Y6, Y5, Y11
+	VPBLENDVB  Y10, Y1, Y0, Y9
+	VPCMPGTW   Y11, Y8, Y10
+	VPOR       w_four<>+0(SB), Y9, Y11
+	VPBLENDVB  Y10, Y11, Y9, Y9
+	VPSHUFB    Y9, Y3, Y11
+	VPCMPGTW   Y11, Y8, Y10
+	VPOR       w_two<>+0(SB), Y9, Y11
+	VPBLENDVB  Y10, Y11, Y9, Y9
+	VPSHUFB    Y9, Y4, Y11
+	VPCMPGTW   Y11, Y8, Y10
+	VPSUBW     Y10, Y9, Y9
+	VPAND      w_low<>+0(SB), Y9, Y9
+	VMOVDQU    32(DX), Y10
+	VPAND      w_magnitude<>+0(SB), Y10, Y8
+	VPSIGNW    Y10, Y8, Y8
+	VPCMPGTW   Y7, Y8, Y10
+	VPBLENDVB  Y10, Y6, Y5, Y6
+	VPBLENDVB  Y10, Y1, Y0, Y5
+	VPCMPGTW   Y6, Y8, Y10
+	VPOR       w_four<>+0(SB), Y5, Y6
+	VPBLENDVB  Y10, Y6, Y5, Y5
+	VPSHUFB    Y5, Y3, Y6
+	VPCMPGTW   Y6, Y8, Y10
+	VPOR       w_two<>+0(SB), Y5, Y6
+	VPBLENDVB  Y10, Y6, Y5, Y5
+	VPSHUFB    Y5, Y4, Y6
+	VPCMPGTW   Y6, Y8, Y10
+	VPSUBW     Y10, Y5, Y5
+	VPAND      w_low<>+0(SB), Y5, Y5
+	VPACKUSWB  Y5, Y9, Y9
+	VPSHUFB    Y9, Y2, Y9
+	VPMADDUBSW w_nibbles<>+0(SB), Y9, Y9
+	VPACKUSWB  Y9, Y9, Y9
+	VMOVDQU    w_order<>+0(SB), Y3
+	VPERMD     Y9, Y3, Y9
+	VMOVDQU    X9, (AX)
 	ADDQ       $0x00000040, DX
 	ADDQ       $0x10, AX
 
@@ -945,8 +1090,10 @@ TEXT ·quantizeBF16AVX512(SB), NOSPLIT, $0-80
 	MOVQ            blocks+24(FP), BX
 	MOVQ            blockSize+32(FP), SI
 	MOVQ            batch+40(FP), DI
+	MOVQ            SI, R13
+	SHRQ            $0x06, R13
 	XORQ            R8, R8
-	MOVQ            rows+56(FP), R13
+	MOVQ            rows+56(FP), R14
 	VMOVDQU64       w_magnitude<>+0(SB), Z0
 	VMOVDQU64       w_start<>+0(SB), Z1
 	VMOVDQU64       w_first<>+0(SB), Z2
@@ -961,8 +1108,8 @@ TEXT ·quantizeBF16AVX512(SB), NOSPLIT, $0-80
 	VPXORD          Z12, Z12, Z12
 	MOVQ            codes+64(FP), R9
 	VBROADCASTI32X4 (R9), Z7
-	VBROADCASTI32X4 4096(R13), Z13
-	VBROADCASTI32X4 4112(R13), Z14
+	VBROADCASTI32X4 4096(R14), Z13
+	VBROADCASTI32X4 4112(R14), Z14
 
 batch:
 	MOVQ    BX, R9
@@ -972,33 +1119,41 @@ batch:
 	MOVQ    DX, R11
 
 maximum:
-	VPANDD (R11), Z0, Z15
-	ADDQ   $0x40, R11
-	MOVQ   SI, R12
-	SUBQ   $0x20, R12
+	VPXORD Z16, Z16, Z16
+	MOVQ   R13, R12
+	TESTQ  R12, R12
+	JZ     rest7
 
-while6:
-	CMPQ    R12, $0x01
-	JL      end7
-	VPANDD  (R11), Z0, Z16
-	VPMAXUW Z16, Z15, Z15
+loop9:
+	VPANDD  (R11), Z0, Z15
+	VPMAXUW Z15, Z16, Z16
 	ADDQ    $0x40, R11
-	SUBQ    $0x20, R12
-	JMP     while6
+	VPANDD  (R11), Z0, Z15
+	VPMAXUW Z15, Z16, Z16
+	ADDQ    $0x40, R11
+	DECQ    R12
+	JNZ     loop9
 
-end7:
-	VEXTRACTI64X4 $0x01, Z15, Y16
-	VPMAXUW       Y15, Y16, Y16
-	VEXTRACTI32X4 $0x01, Y16, X15
-	VPMAXUW       X16, X15, X15
+rest7:
+	TESTQ   $0x00000020, SI
+	JZ      none8
+	VPANDD  (R11), Z0, Z15
+	VPMAXUW Z15, Z16, Z16
+	ADDQ    $0x40, R11
+
+none8:
+	VEXTRACTI64X4 $0x01, Z16, Y17
+	VPMAXUW       Y16, Y17, Y17
+	VEXTRACTI32X4 $0x01, Y17, X15
+	VPMAXUW       X17, X15, X15
 	VPXORD        w_ones<>+0(SB), X15, X15
 	VPHMINPOSUW   X15, X15
 	VMOVD         X15, R12
 	NOTL          R12
 	MOVWLZX       R12, R12
-	MOVL          R12, R14
-	SUBL          least+48(FP), R14
-	CMPL          R14, span+52(FP)
+	MOVL          R12, R15
+	SUBL          least+48(FP), R15
+	CMPL          R15, span+52(FP)
 	JAE           limit
 	SHLL          $0x10, R12
 	MOVL          R12, (CX)(R10*4)
@@ -1018,83 +1173,83 @@ codes:
 	SHRL            $0x10, R11
 	ANDL            $0x0000007f, R11
 	SHLL            $0x05, R11
-	ADDQ            R13, R11
+	ADDQ            R14, R11
 	VPBROADCASTW    2(CX), Z15
 	VPANDD          Z8, Z15, Z15
-	VPMULLW         Z13, Z15, Z16
+	VPMULLW         Z13, Z15, Z21
 	VPMULLW         Z14, Z15, Z15
-	VBROADCASTI32X4 (R11), Z21
-	VBROADCASTI32X4 16(R11), Z22
-	VPADDW          Z16, Z21, Z21
-	VPADDW          Z15, Z22, Z22
-	VPSHUFB         Z9, Z22, Z15
-	VPSHUFB         Z10, Z22, Z16
-	VPSHUFB         Z11, Z22, Z22
-	MOVQ            SI, R12
+	VBROADCASTI32X4 (R11), Z22
+	VBROADCASTI32X4 16(R11), Z23
+	VPADDW          Z21, Z22, Z22
+	VPADDW          Z15, Z23, Z23
+	VPSHUFB         Z9, Z23, Z15
+	VPSHUFB         Z10, Z23, Z21
+	VPSHUFB         Z11, Z23, Z23
+	MOVQ            R13, R12
+	TESTQ           R12, R12
+	JZ              rest10
 
-while8:
-	CMPQ         R12, $0x40
-	JL           end9
-	VMOVDQU64    (DX), Z23
-	VPANDD       Z0, Z23, Z24
-	VPMOVW2M     Z23, K1
-	VPSUBW       Z24, Z12, K1, Z24
-	VPCMPGTW     Z22, Z24, K1
-	VPBLENDMW    Z2, Z1, K1, Z17
-	VPSHUFB      Z17, Z16, Z23
-	VPCMPGTW     Z23, Z24, K1
-	VPADDW       Z3, Z17, K1, Z17
-	VPSHUFB      Z17, Z15, Z23
-	VPCMPGTW     Z23, Z24, K1
-	VPADDW       Z4, Z17, K1, Z17
-	VPSHUFB      Z17, Z21, Z23
-	VPCMPGTW     Z23, Z24, K1
-	VPADDW       Z5, Z17, K1, Z17
-	VPMOVWB      Z17, Y18
-	VMOVDQU64    64(DX), Z23
-	VPANDD       Z0, Z23, Z24
-	VPMOVW2M     Z23, K1
-	VPSUBW       Z24, Z12, K1, Z24
-	VPCMPGTW     Z22, Z24, K1
+loop12:
+	VMOVDQU64    (DX), Z24
+	VPANDD       Z0, Z24, Z25
+	VPMOVW2M     Z24, K1
+	VPSUBW       Z25, Z12, K1, Z25
+	VPCMPGTW     Z23, Z25, K1
+	VPBLENDMW    Z2, Z1, K1, Z18
+	VPSHUFB      Z18, Z21, Z24
+	VPCMPGTW     Z24, Z25, K1
+	VPADDW       Z3, Z18, K1, Z18
+	VPSHUFB      Z18, Z15, Z24
+	VPCMPGTW     Z24, Z25, K1
+	VPADDW       Z4, Z18, K1, Z18
+	VPSHUFB      Z18, Z22, Z24
+	VPCMPGTW     Z24, Z25, K1
+	VPADDW       Z5, Z18, K1, Z18
+	VPMOVWB      Z18, Y17
+	VMOVDQU64    64(DX), Z24
+	VPANDD       Z0, Z24, Z25
+	VPMOVW2M     Z24, K1
+	VPSUBW       Z25, Z12, K1, Z25
+	VPCMPGTW     Z23, Z25, K1
 	VPBLENDMW    Z2, Z1, K1, Z19
-	VPSHUFB      Z19, Z16, Z23
-	VPCMPGTW     Z23, Z24, K1
+	VPSHUFB      Z19, Z21, Z24
+	VPCMPGTW     Z24, Z25, K1
 	VPADDW       Z3, Z19, K1, Z19
-	VPSHUFB      Z19, Z15, Z23
-	VPCMPGTW     Z23, Z24, K1
+	VPSHUFB      Z19, Z15, Z24
+	VPCMPGTW     Z24, Z25, K1
 	VPADDW       Z4, Z19, K1, Z19
-	VPSHUFB      Z19, Z21, Z23
-	VPCMPGTW     Z23, Z24, K1
+	VPSHUFB      Z19, Z22, Z24
+	VPCMPGTW     Z24, Z25, K1
 	VPADDW       Z5, Z19, K1, Z19
-	VPMOVWB      Z19, Y23
-	VINSERTI64X4 $0x01, Y23, Z18, Z18
-	VPSHUFB      Z18, Z7, Z18
-	VPMADDUBSW   Z6, Z18, Z18
-	VPMOVWB      Z18, (AX)
+	VPMOVWB      Z19, Y24
+	VINSERTI64X4 $0x01, Y24, Z17, Z17
+	VPSHUFB      Z17, Z7, Z17
+	VPMADDUBSW   Z6, Z17, Z17
+	VPMOVWB      Z17, (AX)
 	PREFETCHT0   8192(DX)
 	PREFETCHT0   8256(DX)
 	ADDQ         $0x00000080, DX
 	ADDQ         $0x20, AX
-	SUBQ         $0x40, R12
-	JMP          while8
+	DECQ         R12
+	JNZ          loop12
 
-end9:
-	TESTQ      R12, R12
-	JZ         none10
-	VMOVDQU64  (DX), Z23
-	VPANDD     Z0, Z23, Z24
-	VPMOVW2M   Z23, K1
-	VPSUBW     Z24, Z12, K1, Z24
-	VPCMPGTW   Z22, Z24, K1
+rest10:
+	TESTQ      $0x00000020, SI
+	JZ         none11
+	VMOVDQU64  (DX), Z24
+	VPANDD     Z0, Z24, Z25
+	VPMOVW2M   Z24, K1
+	VPSUBW     Z25, Z12, K1, Z25
+	VPCMPGTW   Z23, Z25, K1
 	VPBLENDMW  Z2, Z1, K1, Z20
-	VPSHUFB    Z20, Z16, Z16
-	VPCMPGTW   Z16, Z24, K1
+	VPSHUFB    Z20, Z21, Z21
+	VPCMPGTW   Z21, Z25, K1
 	VPADDW     Z3, Z20, K1, Z20
-	VPSHUFB    Z20, Z15, Z16
-	VPCMPGTW   Z16, Z24, K1
+	VPSHUFB    Z20, Z15, Z21
+	VPCMPGTW   Z21, Z25, K1
 	VPADDW     Z4, Z20, K1, Z20
-	VPSHUFB    Z20, Z21, Z16
-	VPCMPGTW   Z16, Z24, K1
+	VPSHUFB    Z20, Z22, Z21
+	VPCMPGTW   Z21, Z25, K1
 	VPADDW     Z5, Z20, K1, Z20
 	VPMOVWB    Z20, Y15
 	VPSHUFB    Y15, Y7, Y15
@@ -1103,7 +1258,7 @@ end9:
 	ADDQ       $0x00000040, DX
 	ADDQ       $0x10, AX
 
-none10:
+none11:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -1126,13 +1281,14 @@ TEXT ·quantizeF16AVX2(SB), NOSPLIT, $0-80
 	MOVQ           blocks+24(FP), BX
 	MOVQ           blockSize+32(FP), SI
 	MOVQ           batch+40(FP), DI
+	MOVQ           SI, R13
+	SHRQ           $0x06, R13
 	XORQ           R8, R8
-	MOVQ           rows+56(FP), R13
-	VMOVDQU        w_magnitude<>+0(SB), Y0
-	VMOVDQU        w_start<>+0(SB), Y1
-	VMOVDQU        w_first<>+0(SB), Y2
+	MOVQ           rows+56(FP), R14
+	VMOVDQU        w_start<>+0(SB), Y0
+	VMOVDQU        w_first<>+0(SB), Y1
 	MOVQ           codes+64(FP), R9
-	VBROADCASTI128 (R9), Y3
+	VBROADCASTI128 (R9), Y2
 
 batch:
 	MOVQ    BX, R9
@@ -1142,39 +1298,50 @@ batch:
 	MOVQ    DX, R11
 
 maximum:
-	VPAND   (R11), Y0, Y4
-	VPAND   32(R11), Y0, Y5
-	VPMAXUW Y5, Y4, Y4
-	ADDQ    $0x40, R11
-	MOVQ    SI, R12
-	SUBQ    $0x20, R12
+	VMOVDQU w_magnitude<>+0(SB), Y4
+	VPXOR   Y3, Y3, Y3
+	MOVQ    R13, R12
+	TESTQ   R12, R12
+	JZ      rest13
 
-while11:
-	CMPQ    R12, $0x01
-	JL      end12
-	VPAND   (R11), Y0, Y5
-	VPAND   32(R11), Y0, Y6
+loop15:
+	VPAND   (R11), Y4, Y5
+	VPAND   32(R11), Y4, Y6
 	VPMAXUW Y6, Y5, Y5
-	VPMAXUW Y5, Y4, Y4
+	VPMAXUW Y5, Y3, Y3
 	ADDQ    $0x40, R11
-	SUBQ    $0x20, R12
-	JMP     while11
+	VPAND   (R11), Y4, Y5
+	VPAND   32(R11), Y4, Y6
+	VPMAXUW Y6, Y5, Y5
+	VPMAXUW Y5, Y3, Y3
+	ADDQ    $0x40, R11
+	DECQ    R12
+	JNZ     loop15
 
-end12:
-	VEXTRACTI128 $0x01, Y4, X5
-	VPMAXUW      X4, X5, X5
-	VPXOR        w_ones<>+0(SB), X5, X5
-	VPHMINPOSUW  X5, X5
-	VMOVD        X5, R12
+rest13:
+	TESTQ   $0x00000020, SI
+	JZ      none14
+	VPAND   (R11), Y4, Y5
+	VPAND   32(R11), Y4, Y4
+	VPMAXUW Y4, Y5, Y5
+	VPMAXUW Y5, Y3, Y3
+	ADDQ    $0x40, R11
+
+none14:
+	VEXTRACTI128 $0x01, Y3, X4
+	VPMAXUW      X3, X4, X4
+	VPXOR        w_ones<>+0(SB), X4, X4
+	VPHMINPOSUW  X4, X4
+	VMOVD        X4, R12
 	NOTL         R12
 	MOVWLZX      R12, R12
-	MOVL         R12, R14
-	SUBL         least+48(FP), R14
-	CMPL         R14, span+52(FP)
+	MOVL         R12, R15
+	SUBL         least+48(FP), R15
+	CMPL         R15, span+52(FP)
 	JAE          limit
-	VMOVD        R12, X5
-	VCVTPH2PS    X5, X5
-	VMOVD        X5, R12
+	VMOVD        R12, X4
+	VCVTPH2PS    X4, X4
+	VMOVD        X4, R12
 	MOVL         R12, (CX)(R10*4)
 	INCQ         R10
 	CMPQ         R10, R9
@@ -1192,96 +1359,97 @@ codes:
 	SHRL         $0x0d, R11
 	ANDL         $0x000003ff, R11
 	SHLL         $0x05, R11
-	ADDQ         R13, R11
-	VMOVSS       (CX), X4
-	VCVTPS2PH    $0x00, X4, X4
-	VPBROADCASTW X4, Y4
-	VPAND        w_exponentf16<>+0(SB), Y4, Y4
-	VPSIGNW      32768(R13), Y4, Y4
-	VPADDW       (R11), Y4, Y4
-	VPERMQ       $0x44, Y4, Y5
-	VPERMQ       $0xee, Y4, Y7
-	VPSHUFB      w_pick3<>+0(SB), Y7, Y4
-	VPSHUFB      w_pick2<>+0(SB), Y7, Y6
+	ADDQ         R14, R11
+	VMOVSS       (CX), X3
+	VCVTPS2PH    $0x00, X3, X3
+	VPBROADCASTW X3, Y3
+	VPAND        w_exponentf16<>+0(SB), Y3, Y3
+	VPSIGNW      32768(R14), Y3, Y3
+	VPADDW       (R11), Y3, Y3
+	VPERMQ       $0x44, Y3, Y4
+	VPERMQ       $0xee, Y3, Y7
+	VPSHUFB      w_pick3<>+0(SB), Y7, Y3
+	VPSHUFB      w_pick2lo<>+0(SB), Y7, Y5
+	VPSHUFB      w_pick2hi<>+0(SB), Y7, Y6
 	VPSHUFB      w_pick1<>+0(SB), Y7, Y7
-	MOVQ         SI, R12
+	MOVQ         R13, R12
+	TESTQ        R12, R12
+	JZ           rest16
 
-while13:
-	CMPQ       R12, $0x40
-	JL         end14
+loop18:
 	VMOVDQU    (DX), Y10
-	VPAND      Y0, Y10, Y8
+	VPAND      w_magnitude<>+0(SB), Y10, Y8
 	VPSIGNW    Y10, Y8, Y8
-	VMOVDQU    32(DX), Y13
-	VPAND      Y0, Y13, Y11
-	VPSIGNW    Y13, Y11, Y11
 	VPCMPGTW   Y7, Y8, Y10
-	VPCMPGTW   Y7, Y11, Y13
-	VPBLENDVB  Y10, Y2, Y1, Y9
-	VPBLENDVB  Y13, Y2, Y1, Y12
-	VPSHUFB    Y9, Y6, Y10
-	VPSHUFB    Y12, Y6, Y13
-	VPCMPGTW   Y10, Y8, Y10
-	VPCMPGTW   Y13, Y11, Y13
-	VPAND      w_four<>+0(SB), Y10, Y10
-	VPAND      w_four<>+0(SB), Y13, Y13
-	VPOR       Y10, Y9, Y9
-	VPOR       Y13, Y12, Y12
-	VPSHUFB    Y9, Y4, Y10
-	VPSHUFB    Y12, Y4, Y13
-	VPCMPGTW   Y10, Y8, Y10
-	VPCMPGTW   Y13, Y11, Y13
-	VPAND      w_two<>+0(SB), Y10, Y10
-	VPAND      w_two<>+0(SB), Y13, Y13
-	VPOR       Y10, Y9, Y9
-	VPOR       Y13, Y12, Y12
-	VPSHUFB    Y9, Y5, Y10
-	VPSHUFB    Y12, Y5, Y13
-	VPCMPGTW   Y10, Y8, Y10
-	VPCMPGTW   Y13, Y11, Y13
+	VPBLENDVB  Y10, Y6, Y5, Y11
+	VPBLENDVB  Y10, Y1, Y0, Y9
+	VPCMPGTW   Y11, Y8, Y10
+	VPOR       w_four<>+0(SB), Y9, Y11
+	VPBLENDVB  Y10, Y11, Y9, Y9
+	VPSHUFB    Y9, Y3, Y11
+	VPCMPGTW   Y11, Y8, Y10
+	VPOR       w_two<>+0(SB), Y9, Y11
+	VPBLENDVB  Y10, Y11, Y9, Y9
+	VPSHUFB    Y9, Y4, Y11
+	VPCMPGTW   Y11, Y8, Y10
 	VPSUBW     Y10, Y9, Y9
-	VPSUBW     Y13, Y12, Y12
 	VPAND      w_low<>+0(SB), Y9, Y9
-	VPAND      w_low<>+0(SB), Y12, Y12
-	VPACKUSWB  Y12, Y9, Y9
-	VPSHUFB    Y9, Y3, Y9
+	VMOVDQU    32(DX), Y11
+	VPAND      w_magnitude<>+0(SB), Y11, Y8
+	VPSIGNW    Y11, Y8, Y8
+	VPCMPGTW   Y7, Y8, Y11
+	VPBLENDVB  Y11, Y6, Y5, Y12
+	VPBLENDVB  Y11, Y1, Y0, Y10
+	VPCMPGTW   Y12, Y8, Y11
+	VPOR       w_four<>+0(SB), Y10, Y12
+	VPBLENDVB  Y11, Y12, Y10, Y10
+	VPSHUFB    Y10, Y3, Y12
+	VPCMPGTW   Y12, Y8, Y11
+	VPOR       w_two<>+0(SB), Y10, Y12
+	VPBLENDVB  Y11, Y12, Y10, Y10
+	VPSHUFB    Y10, Y4, Y12
+	VPCMPGTW   Y12, Y8, Y11
+	VPSUBW     Y11, Y10, Y10
+	VPAND      w_low<>+0(SB), Y10, Y10
+	VPACKUSWB  Y10, Y9, Y9
+	VPSHUFB    Y9, Y2, Y9
 	VPMADDUBSW w_nibbles<>+0(SB), Y9, Y9
 	VMOVDQU    64(DX), Y11
-	VPAND      Y0, Y11, Y8
+	VPAND      w_magnitude<>+0(SB), Y11, Y8
 	VPSIGNW    Y11, Y8, Y8
-	VMOVDQU    96(DX), Y14
-	VPAND      Y0, Y14, Y12
-	VPSIGNW    Y14, Y12, Y12
 	VPCMPGTW   Y7, Y8, Y11
-	VPCMPGTW   Y7, Y12, Y14
-	VPBLENDVB  Y11, Y2, Y1, Y10
-	VPBLENDVB  Y14, Y2, Y1, Y13
-	VPSHUFB    Y10, Y6, Y11
-	VPSHUFB    Y13, Y6, Y14
-	VPCMPGTW   Y11, Y8, Y11
-	VPCMPGTW   Y14, Y12, Y14
-	VPAND      w_four<>+0(SB), Y11, Y11
-	VPAND      w_four<>+0(SB), Y14, Y14
-	VPOR       Y11, Y10, Y10
-	VPOR       Y14, Y13, Y13
-	VPSHUFB    Y10, Y4, Y11
-	VPSHUFB    Y13, Y4, Y14
-	VPCMPGTW   Y11, Y8, Y11
-	VPCMPGTW   Y14, Y12, Y14
-	VPAND      w_two<>+0(SB), Y11, Y11
-	VPAND      w_two<>+0(SB), Y14, Y14
-	VPOR       Y11, Y10, Y10
-	VPOR       Y14, Y13, Y13
-	VPSHUFB    Y10, Y5, Y11
-	VPSHUFB    Y13, Y5, Y14
-	VPCMPGTW   Y11, Y8, Y11
-	VPCMPGTW   Y14, Y12, Y14
+	VPBLENDVB  Y11, Y6, Y5, Y12
+	VPBLENDVB  Y11, Y1, Y0, Y10
+	VPCMPGTW   Y12, Y8, Y11
+	VPOR       w_four<>+0(SB), Y10, Y12
+	VPBLENDVB  Y11, Y12, Y10, Y10
+	VPSHUFB    Y10, Y3, Y12
+	VPCMPGTW   Y12, Y8, Y11
+	VPOR       w_two<>+0(SB), Y10, Y12
+	VPBLENDVB  Y11, Y12, Y10, Y10
+	VPSHUFB    Y10, Y4, Y12
+	VPCMPGTW   Y12, Y8, Y11
 	VPSUBW     Y11, Y10, Y10
-	VPSUBW     Y14, Y13, Y13
 	VPAND      w_low<>+0(SB), Y10, Y10
-	VPAND      w_low<>+0(SB), Y13, Y13
-	VPACKUSWB  Y13, Y10, Y10
-	VPSHUFB    Y10, Y3, Y10
+	VMOVDQU    96(DX), Y12
+	VPAND      w_magnitude<>+0(SB), Y12, Y8
+	VPSIGNW    Y12, Y8, Y8
+	VPCMPGTW   Y7, Y8, Y12
+	VPBLENDVB  Y12, Y6, Y5, Y13
+	VPBLENDVB  Y12, Y1, Y0, Y11
+	VPCMPGTW   Y13, Y8, Y12
+	VPOR       w_four<>+0(SB), Y11, Y13
+	VPBLENDVB  Y12, Y13, Y11, Y11
+	VPSHUFB    Y11, Y3, Y13
+	VPCMPGTW   Y13, Y8, Y12
+	VPOR       w_two<>+0(SB), Y11, Y13
+	VPBLENDVB  Y12, Y13, Y11, Y11
+	VPSHUFB    Y11, Y4, Y13
+	VPCMPGTW   Y13, Y8, Y12
+	VPSUBW     Y12, Y11, Y11
+	VPAND      w_low<>+0(SB), Y11, Y11
+	VPACKUSWB  Y11, Y10, Y10
+	VPSHUFB    Y10, Y2, Y10
 	VPMADDUBSW w_nibbles<>+0(SB), Y10, Y10
 	VPACKUSWB  Y10, Y9, Y9
 	VMOVDQU    w_order<>+0(SB), Y8
@@ -1291,57 +1459,57 @@ while13:
 	PREFETCHT0 8256(DX)
 	ADDQ       $0x00000080, DX
 	ADDQ       $0x20, AX
-	SUBQ       $0x40, R12
-	JMP        while13
+	DECQ       R12
+	JNZ        loop18
 
-end14:
-	TESTQ      R12, R12
-	JZ         none15
-	VMOVDQU    (DX), Y9
-	VPAND      Y0, Y9, Y8
-	VPSIGNW    Y9, Y8, Y8
-	VMOVDQU    32(DX), Y11
-	VPAND      Y0, Y11, Y10
-	VPSIGNW    Y11, Y10, Y10
-	VPCMPGTW   Y7, Y8, Y9
-	VPCMPGTW   Y7, Y10, Y11
-	VPBLENDVB  Y9, Y2, Y1, Y7
-	VPBLENDVB  Y11, Y2, Y1, Y12
-	VPSHUFB    Y7, Y6, Y9
-	VPSHUFB    Y12, Y6, Y6
-	VPCMPGTW   Y9, Y8, Y9
-	VPCMPGTW   Y6, Y10, Y11
-	VPAND      w_four<>+0(SB), Y9, Y9
-	VPAND      w_four<>+0(SB), Y11, Y11
-	VPOR       Y9, Y7, Y7
-	VPOR       Y11, Y12, Y12
-	VPSHUFB    Y7, Y4, Y9
-	VPSHUFB    Y12, Y4, Y6
-	VPCMPGTW   Y9, Y8, Y9
-	VPCMPGTW   Y6, Y10, Y11
-	VPAND      w_two<>+0(SB), Y9, Y9
-	VPAND      w_two<>+0(SB), Y11, Y11
-	VPOR       Y9, Y7, Y7
-	VPOR       Y11, Y12, Y12
-	VPSHUFB    Y7, Y5, Y9
-	VPSHUFB    Y12, Y5, Y6
-	VPCMPGTW   Y9, Y8, Y9
-	VPCMPGTW   Y6, Y10, Y11
-	VPSUBW     Y9, Y7, Y7
-	VPSUBW     Y11, Y12, Y12
-	VPAND      w_low<>+0(SB), Y7, Y7
-	VPAND      w_low<>+0(SB), Y12, Y12
-	VPACKUSWB  Y12, Y7, Y7
-	VPSHUFB    Y7, Y3, Y7
-	VPMADDUBSW w_nibbles<>+0(SB), Y7, Y7
-	VPACKUSWB  Y7, Y7, Y7
-	VMOVDQU    w_order<>+0(SB), Y4
-	VPERMD     Y7, Y4, Y7
-	VMOVDQU    X7, (AX)
+rest16:
+	TESTQ      $0x00000020, SI
+	JZ         none17
+	VMOVDQU    (DX), Y10
+	VPAND      w_magnitude<>+0(SB), Y10, Y8
+	VPSIGNW    Y10, Y8, Y8
+	VPCMPGTW   Y7, Y8, Y10
+	VPBLENDVB  Y10, Y6, Y5, Y11
+	VPBLENDVB  Y10, Y1, Y0, Y9
+	VPCMPGTW   Y11, Y8, Y10
+	VPOR       w_four<>+0(SB), Y9, Y11
+	VPBLENDVB  Y10, Y11, Y9, Y9
+	VPSHUFB    Y9, Y3, Y11
+	VPCMPGTW   Y11, Y8, Y10
+	VPOR       w_two<>+0(SB), Y9, Y11
+	VPBLENDVB  Y10, Y11, Y9, Y9
+	VPSHUFB    Y9, Y4, Y11
+	VPCMPGTW   Y11, Y8, Y10
+	VPSUBW     Y10, Y9, Y9
+	VPAND      w_low<>+0(SB), Y9, Y9
+	VMOVDQU    32(DX), Y10
+	VPAND      w_magnitude<>+0(SB), Y10, Y8
+	VPSIGNW    Y10, Y8, Y8
+	VPCMPGTW   Y7, Y8, Y10
+	VPBLENDVB  Y10, Y6, Y5, Y6
+	VPBLENDVB  Y10, Y1, Y0, Y5
+	VPCMPGTW   Y6, Y8, Y10
+	VPOR       w_four<>+0(SB), Y5, Y6
+	VPBLENDVB  Y10, Y6, Y5, Y5
+	VPSHUFB    Y5, Y3, Y6
+	VPCMPGTW   Y6, Y8, Y10
+	VPOR       w_two<>+0(SB), Y5, Y6
+	VPBLENDVB  Y10, Y6, Y5, Y5
+	VPSHUFB    Y5, Y4, Y6
+	VPCMPGTW   Y6, Y8, Y10
+	VPSUBW     Y10, Y5, Y5
+	VPAND      w_low<>+0(SB), Y5, Y5
+	VPACKUSWB  Y5, Y9, Y9
+	VPSHUFB    Y9, Y2, Y9
+	VPMADDUBSW w_nibbles<>+0(SB), Y9, Y9
+	VPACKUSWB  Y9, Y9, Y9
+	VMOVDQU    w_order<>+0(SB), Y3
+	VPERMD     Y9, Y3, Y9
+	VMOVDQU    X9, (AX)
 	ADDQ       $0x00000040, DX
 	ADDQ       $0x10, AX
 
-none15:
+none17:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -1364,8 +1532,10 @@ TEXT ·quantizeF16AVX512(SB), NOSPLIT, $0-80
 	MOVQ            blocks+24(FP), BX
 	MOVQ            blockSize+32(FP), SI
 	MOVQ            batch+40(FP), DI
+	MOVQ            SI, R13
+	SHRQ            $0x06, R13
 	XORQ            R8, R8
-	MOVQ            rows+56(FP), R13
+	MOVQ            rows+56(FP), R14
 	VMOVDQU64       w_magnitude<>+0(SB), Z0
 	VMOVDQU64       w_start<>+0(SB), Z1
 	VMOVDQU64       w_first<>+0(SB), Z2
@@ -1380,8 +1550,8 @@ TEXT ·quantizeF16AVX512(SB), NOSPLIT, $0-80
 	VPXORD          Z12, Z12, Z12
 	MOVQ            codes+64(FP), R9
 	VBROADCASTI32X4 (R9), Z7
-	VBROADCASTI32X4 32768(R13), Z13
-	VBROADCASTI32X4 32784(R13), Z14
+	VBROADCASTI32X4 32768(R14), Z13
+	VBROADCASTI32X4 32784(R14), Z14
 
 batch:
 	MOVQ    BX, R9
@@ -1391,33 +1561,41 @@ batch:
 	MOVQ    DX, R11
 
 maximum:
-	VPANDD (R11), Z0, Z15
-	ADDQ   $0x40, R11
-	MOVQ   SI, R12
-	SUBQ   $0x20, R12
+	VPXORD Z16, Z16, Z16
+	MOVQ   R13, R12
+	TESTQ  R12, R12
+	JZ     rest19
 
-while16:
-	CMPQ    R12, $0x01
-	JL      end17
-	VPANDD  (R11), Z0, Z16
-	VPMAXUW Z16, Z15, Z15
+loop21:
+	VPANDD  (R11), Z0, Z15
+	VPMAXUW Z15, Z16, Z16
 	ADDQ    $0x40, R11
-	SUBQ    $0x20, R12
-	JMP     while16
+	VPANDD  (R11), Z0, Z15
+	VPMAXUW Z15, Z16, Z16
+	ADDQ    $0x40, R11
+	DECQ    R12
+	JNZ     loop21
 
-end17:
-	VEXTRACTI64X4 $0x01, Z15, Y16
-	VPMAXUW       Y15, Y16, Y16
-	VEXTRACTI32X4 $0x01, Y16, X15
-	VPMAXUW       X16, X15, X15
+rest19:
+	TESTQ   $0x00000020, SI
+	JZ      none20
+	VPANDD  (R11), Z0, Z15
+	VPMAXUW Z15, Z16, Z16
+	ADDQ    $0x40, R11
+
+none20:
+	VEXTRACTI64X4 $0x01, Z16, Y17
+	VPMAXUW       Y16, Y17, Y17
+	VEXTRACTI32X4 $0x01, Y17, X15
+	VPMAXUW       X17, X15, X15
 	VPXORD        w_ones<>+0(SB), X15, X15
 	VPHMINPOSUW   X15, X15
 	VMOVD         X15, R12
 	NOTL          R12
 	MOVWLZX       R12, R12
-	MOVL          R12, R14
-	SUBL          least+48(FP), R14
-	CMPL          R14, span+52(FP)
+	MOVL          R12, R15
+	SUBL          least+48(FP), R15
+	CMPL          R15, span+52(FP)
 	JAE           limit
 	VMOVD         R12, X15
 	VCVTPH2PS     X15, X15
@@ -1439,85 +1617,85 @@ codes:
 	SHRL            $0x0d, R11
 	ANDL            $0x000003ff, R11
 	SHLL            $0x05, R11
-	ADDQ            R13, R11
+	ADDQ            R14, R11
 	VMOVSS          (CX), X15
 	VCVTPS2PH       $0x00, X15, X15
 	VPBROADCASTW    X15, Z15
 	VPANDD          Z8, Z15, Z15
-	VPMULLW         Z13, Z15, Z16
+	VPMULLW         Z13, Z15, Z21
 	VPMULLW         Z14, Z15, Z15
-	VBROADCASTI32X4 (R11), Z21
-	VBROADCASTI32X4 16(R11), Z22
-	VPADDW          Z16, Z21, Z21
-	VPADDW          Z15, Z22, Z22
-	VPSHUFB         Z9, Z22, Z15
-	VPSHUFB         Z10, Z22, Z16
-	VPSHUFB         Z11, Z22, Z22
-	MOVQ            SI, R12
+	VBROADCASTI32X4 (R11), Z22
+	VBROADCASTI32X4 16(R11), Z23
+	VPADDW          Z21, Z22, Z22
+	VPADDW          Z15, Z23, Z23
+	VPSHUFB         Z9, Z23, Z15
+	VPSHUFB         Z10, Z23, Z21
+	VPSHUFB         Z11, Z23, Z23
+	MOVQ            R13, R12
+	TESTQ           R12, R12
+	JZ              rest22
 
-while18:
-	CMPQ         R12, $0x40
-	JL           end19
-	VMOVDQU64    (DX), Z23
-	VPANDD       Z0, Z23, Z24
-	VPMOVW2M     Z23, K1
-	VPSUBW       Z24, Z12, K1, Z24
-	VPCMPGTW     Z22, Z24, K1
-	VPBLENDMW    Z2, Z1, K1, Z17
-	VPSHUFB      Z17, Z16, Z23
-	VPCMPGTW     Z23, Z24, K1
-	VPADDW       Z3, Z17, K1, Z17
-	VPSHUFB      Z17, Z15, Z23
-	VPCMPGTW     Z23, Z24, K1
-	VPADDW       Z4, Z17, K1, Z17
-	VPSHUFB      Z17, Z21, Z23
-	VPCMPGTW     Z23, Z24, K1
-	VPADDW       Z5, Z17, K1, Z17
-	VPMOVWB      Z17, Y18
-	VMOVDQU64    64(DX), Z23
-	VPANDD       Z0, Z23, Z24
-	VPMOVW2M     Z23, K1
-	VPSUBW       Z24, Z12, K1, Z24
-	VPCMPGTW     Z22, Z24, K1
+loop24:
+	VMOVDQU64    (DX), Z24
+	VPANDD       Z0, Z24, Z25
+	VPMOVW2M     Z24, K1
+	VPSUBW       Z25, Z12, K1, Z25
+	VPCMPGTW     Z23, Z25, K1
+	VPBLENDMW    Z2, Z1, K1, Z18
+	VPSHUFB      Z18, Z21, Z24
+	VPCMPGTW     Z24, Z25, K1
+	VPADDW       Z3, Z18, K1, Z18
+	VPSHUFB      Z18, Z15, Z24
+	VPCMPGTW     Z24, Z25, K1
+	VPADDW       Z4, Z18, K1, Z18
+	VPSHUFB      Z18, Z22, Z24
+	VPCMPGTW     Z24, Z25, K1
+	VPADDW       Z5, Z18, K1, Z18
+	VPMOVWB      Z18, Y17
+	VMOVDQU64    64(DX), Z24
+	VPANDD       Z0, Z24, Z25
+	VPMOVW2M     Z24, K1
+	VPSUBW       Z25, Z12, K1, Z25
+	VPCMPGTW     Z23, Z25, K1
 	VPBLENDMW    Z2, Z1, K1, Z19
-	VPSHUFB      Z19, Z16, Z23
-	VPCMPGTW     Z23, Z24, K1
+	VPSHUFB      Z19, Z21, Z24
+	VPCMPGTW     Z24, Z25, K1
 	VPADDW       Z3, Z19, K1, Z19
-	VPSHUFB      Z19, Z15, Z23
-	VPCMPGTW     Z23, Z24, K1
+	VPSHUFB      Z19, Z15, Z24
+	VPCMPGTW     Z24, Z25, K1
 	VPADDW       Z4, Z19, K1, Z19
-	VPSHUFB      Z19, Z21, Z23
-	VPCMPGTW     Z23, Z24, K1
+	VPSHUFB      Z19, Z22, Z24
+	VPCMPGTW     Z24, Z25, K1
 	VPADDW       Z5, Z19, K1, Z19
-	VPMOVWB      Z19, Y23
-	VINSERTI64X4 $0x01, Y23, Z18, Z18
-	VPSHUFB      Z18, Z7, Z18
-	VPMADDUBSW   Z6, Z18, Z18
-	VPMOVWB      Z18, (AX)
+	VPMOVWB      Z19, Y24
+	VINSERTI64X4 $0x01, Y24, Z17, Z17
+	VPSHUFB      Z17, Z7, Z17
+	VPMADDUBSW   Z6, Z17, Z17
+	VPMOVWB      Z17, (AX)
 	PREFETCHT0   8192(DX)
 	PREFETCHT0   8256(DX)
 	ADDQ         $0x00000080, DX
 	ADDQ         $0x20, AX
-	SUBQ         $0x40, R12
-	JMP          while18
+	DECQ         R12
+	JNZ          loop24
 
-end19:
-	TESTQ      R12, R12
-	JZ         none20
-	VMOVDQU64  (DX), Z23
-	VPANDD     Z0, Z23, Z24
-	VPMOVW2M   Z23, K1
-	VPSUBW     Z24, Z12, K1, Z24
-	VPCMPGTW   Z22, Z24, K1
+rest22:
+	TESTQ      $0x00000020, SI
+	JZ         none23
+	VMOVDQU64  (DX), Z24
+	VPANDD     Z0, Z24, Z25
+	VPMOVW2M   Z24, K1
+	VPSUBW     Z25, Z12, K1, Z25
+	VPCMPGTW   Z23, Z25, K1
 	VPBLENDMW  Z2, Z1, K1, Z20
-	VPSHUFB    Z20, Z16, Z16
-	VPCMPGTW   Z16, Z24, K1
+	VPSHUFB    Z20, Z21, Z21
+	VPCMPGTW   Z21, Z25, K1
 	VPADDW     Z3, Z20, K1, Z20
-	VPSHUFB    Z20, Z15, Z16
-	VPCMPGTW   Z16, Z24, K1
+	VPSHUFB    Z20, Z15, Z21
+	VPCMPGTW   Z21, Z25, K1
 	VPADDW     Z4, Z20, K1, Z20
-	VPSHUFB    Z20, Z21, Z16
-	VPCMPGTW   Z16, Z24, K1
+	VPSHUFB    Z20, Z22, Z21
+	VPCMPGTW   Z21, Z25, K1
 	VPADDW     Z5, Z20, K1, Z20
 	VPMOVWB    Z20, Y15
 	VPSHUFB    Y15, Y7, Y15
@@ -1526,7 +1704,7 @@ end19:
 	ADDQ       $0x00000040, DX
 	ADDQ       $0x10, AX
 
-none20:
+none23:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -1617,8 +1795,10 @@ TEXT ·quantizeCellsAVX512(SB), NOSPLIT, $0-72
 	MOVQ      blocks+24(FP), BX
 	MOVQ      blockSize+32(FP), SI
 	MOVQ      batch+40(FP), DI
+	MOVQ      SI, R13
+	SHRQ      $0x06, R13
 	XORQ      R8, R8
-	MOVQ      cells+56(FP), R13
+	MOVQ      cells+56(FP), R14
 	VMOVDQU64 w_magnitude<>+0(SB), Z0
 	VMOVDQU64 w_last<>+0(SB), Z1
 	VMOVDQU64 w_sign<>+0(SB), Z2
@@ -1632,33 +1812,41 @@ batch:
 	MOVQ    DX, R11
 
 maximum:
-	VPANDD (R11), Z0, Z4
-	ADDQ   $0x40, R11
-	MOVQ   SI, R12
-	SUBQ   $0x20, R12
+	VPXORD Z4, Z4, Z4
+	MOVQ   R13, R12
+	TESTQ  R12, R12
+	JZ     rest25
 
-while21:
-	CMPQ    R12, $0x01
-	JL      end22
+loop27:
 	VPANDD  (R11), Z0, Z5
 	VPMAXUW Z5, Z4, Z4
 	ADDQ    $0x40, R11
-	SUBQ    $0x20, R12
-	JMP     while21
+	VPANDD  (R11), Z0, Z5
+	VPMAXUW Z5, Z4, Z4
+	ADDQ    $0x40, R11
+	DECQ    R12
+	JNZ     loop27
 
-end22:
+rest25:
+	TESTQ   $0x00000020, SI
+	JZ      none26
+	VPANDD  (R11), Z0, Z5
+	VPMAXUW Z5, Z4, Z4
+	ADDQ    $0x40, R11
+
+none26:
 	VEXTRACTI64X4 $0x01, Z4, Y5
 	VPMAXUW       Y4, Y5, Y5
-	VEXTRACTI32X4 $0x01, Y5, X4
-	VPMAXUW       X5, X4, X4
-	VPXORD        w_ones<>+0(SB), X4, X4
-	VPHMINPOSUW   X4, X4
-	VMOVD         X4, R12
+	VEXTRACTI32X4 $0x01, Y5, X15
+	VPMAXUW       X5, X15, X15
+	VPXORD        w_ones<>+0(SB), X15, X15
+	VPHMINPOSUW   X15, X15
+	VMOVD         X15, R12
 	NOTL          R12
 	MOVWLZX       R12, R12
-	MOVL          R12, R14
-	SUBL          least+48(FP), R14
-	CMPL          R14, span+52(FP)
+	MOVL          R12, R15
+	SUBL          least+48(FP), R15
+	CMPL          R15, span+52(FP)
 	JAE           limit
 	SHLL          $0x10, R12
 	MOVL          R12, (CX)(R10*4)
@@ -1675,80 +1863,80 @@ limit:
 
 codes:
 	MOVWLZX      2(CX), R11
-	VPBROADCASTW R11, Z4
+	VPBROADCASTW R11, Z5
 	ANDL         $0x7f, R11
 	SHLL         $0x08, R11
-	ADDQ         R13, R11
-	VMOVDQU64    (R11), Z5
-	VMOVDQU64    64(R11), Z7
-	VMOVDQU64    128(R11), Z8
-	VMOVDQU64    192(R11), Z9
-	MOVQ         SI, R12
+	ADDQ         R14, R11
+	VMOVDQU64    (R11), Z7
+	VMOVDQU64    64(R11), Z8
+	VMOVDQU64    128(R11), Z9
+	VMOVDQU64    192(R11), Z10
+	MOVQ         R13, R12
+	TESTQ        R12, R12
+	JZ           rest28
 
-while23:
-	CMPQ         R12, $0x40
-	JL           end24
-	VMOVDQU64    (DX), Z10
-	VPANDD       Z0, Z10, Z11
-	VPSUBW       Z11, Z4, Z11
-	VPSRLW       $0x05, Z11, Z12
-	VPMINUW      Z1, Z12, Z12
-	VPSRLW       $0x0a, Z10, Z10
-	VPTERNLOGD   $0xf8, Z2, Z10, Z12
-	VMOVDQA64    Z12, Z10
-	VPERMI2W     Z7, Z5, Z10
-	VMOVDQA64    Z12, Z12
-	VPERMI2W     Z9, Z8, Z12
-	VPCMPUW      $0x01, Z10, Z11, K1
-	VPSRLW       $0x08, Z12, K1, Z12
-	VPMOVWB      Z12, Y6
-	VMOVDQU64    64(DX), Z10
-	VPANDD       Z0, Z10, Z11
-	VPSUBW       Z11, Z4, Z11
-	VPSRLW       $0x05, Z11, Z12
-	VPMINUW      Z1, Z12, Z12
-	VPSRLW       $0x0a, Z10, Z10
-	VPTERNLOGD   $0xf8, Z2, Z10, Z12
-	VMOVDQA64    Z12, Z10
-	VPERMI2W     Z7, Z5, Z10
-	VMOVDQA64    Z12, Z12
-	VPERMI2W     Z9, Z8, Z12
-	VPCMPUW      $0x01, Z10, Z11, K1
-	VPSRLW       $0x08, Z12, K1, Z12
-	VPMOVWB      Z12, Y10
-	VINSERTI64X4 $0x01, Y10, Z6, Z6
+loop30:
+	VMOVDQU64    (DX), Z11
+	VPANDD       Z0, Z11, Z12
+	VPSUBW       Z12, Z5, Z12
+	VPSRLW       $0x05, Z12, Z13
+	VPMINUW      Z1, Z13, Z13
+	VPSRLW       $0x0a, Z11, Z11
+	VPTERNLOGD   $0xf8, Z2, Z11, Z13
+	VMOVDQA64    Z13, Z11
+	VPERMI2W     Z8, Z7, Z11
+	VMOVDQA64    Z13, Z13
+	VPERMI2W     Z10, Z9, Z13
+	VPCMPUW      $0x01, Z11, Z12, K1
+	VPSRLW       $0x08, Z13, K1, Z13
+	VPMOVWB      Z13, Y6
+	VMOVDQU64    64(DX), Z11
+	VPANDD       Z0, Z11, Z12
+	VPSUBW       Z12, Z5, Z12
+	VPSRLW       $0x05, Z12, Z13
+	VPMINUW      Z1, Z13, Z13
+	VPSRLW       $0x0a, Z11, Z11
+	VPTERNLOGD   $0xf8, Z2, Z11, Z13
+	VMOVDQA64    Z13, Z11
+	VPERMI2W     Z8, Z7, Z11
+	VMOVDQA64    Z13, Z13
+	VPERMI2W     Z10, Z9, Z13
+	VPCMPUW      $0x01, Z11, Z12, K1
+	VPSRLW       $0x08, Z13, K1, Z13
+	VPMOVWB      Z13, Y11
+	VINSERTI64X4 $0x01, Y11, Z6, Z6
 	VPMADDUBSW   Z3, Z6, Z6
 	VPMOVWB      Z6, (AX)
 	PREFETCHT0   8192(DX)
 	PREFETCHT0   8256(DX)
 	ADDQ         $0x00000080, DX
 	ADDQ         $0x20, AX
-	SUBQ         $0x40, R12
-	JMP          while23
+	DECQ         R12
+	JNZ          loop30
 
-end24:
-	TESTQ      R12, R12
-	JZ         none25
-	VMOVDQU64  (DX), Z10
-	VPANDD     Z0, Z10, Z11
-	VPSUBW     Z11, Z4, Z11
-	VPSRLW     $0x05, Z11, Z4
-	VPMINUW    Z1, Z4, Z4
-	VPSRLW     $0x0a, Z10, Z10
-	VPTERNLOGD $0xf8, Z2, Z10, Z4
-	VMOVDQA64  Z4, Z10
-	VPERMI2W   Z7, Z5, Z10
-	VMOVDQA64  Z4, Z4
-	VPERMI2W   Z9, Z8, Z4
-	VPCMPUW    $0x01, Z10, Z11, K1
-	VPSRLW     $0x08, Z4, K1, Z4
-	VPMOVWB    Z4, Y4
-	VPMADDUBSW Y3, Y4, Y4
-	VPMOVWB    Y4, (AX)
+rest28:
+	TESTQ      $0x00000020, SI
+	JZ         none29
+	VMOVDQU64  (DX), Z11
+	VPANDD     Z0, Z11, Z12
+	VPSUBW     Z12, Z5, Z12
+	VPSRLW     $0x05, Z12, Z5
+	VPMINUW    Z1, Z5, Z5
+	VPSRLW     $0x0a, Z11, Z11
+	VPTERNLOGD $0xf8, Z2, Z11, Z5
+	VMOVDQA64  Z5, Z11
+	VPERMI2W   Z8, Z7, Z11
+	VMOVDQA64  Z5, Z5
+	VPERMI2W   Z10, Z9, Z5
+	VPCMPUW    $0x01, Z11, Z12, K1
+	VPSRLW     $0x08, Z5, K1, Z5
+	VPMOVWB    Z5, Y5
+	VPMADDUBSW Y3, Y5, Y5
+	VPMOVWB    Y5, (AX)
 	ADDQ       $0x00000040, DX
 	ADDQ       $0x10, AX
 
-none25:
+none29:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -1771,6 +1959,8 @@ TEXT ·quantizeFloatsF32AVX2(SB), NOSPLIT, $0-72
 	MOVQ           blocks+24(FP), BX
 	MOVQ           blockSize+32(FP), SI
 	MOVQ           batch+40(FP), DI
+	MOVQ           SI, R8
+	SHRQ           $0x06, R8
 	XORQ           R8, R8
 	MOVQ           steps+48(FP), R9
 	VMOVDQU        f_halves<>+0(SB), Y1
@@ -1811,9 +2001,9 @@ maximum:
 	VPXOR Y8, Y8, Y8
 	MOVQ  SI, R12
 
-while26:
+while31:
 	CMPQ    R12, $0x01
-	JL      end27
+	JL      end32
 	VMOVUPS (R11), Y9
 	VPAND   f_magnitude<>+0(SB), Y9, Y9
 	VPMAXUD Y9, Y8, Y8
@@ -1828,9 +2018,9 @@ while26:
 	VPMAXUD Y9, Y8, Y8
 	ADDQ    $0x00000080, R11
 	SUBQ    $0x20, R12
-	JMP     while26
+	JMP     while31
 
-end27:
+end32:
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMAXUD      X8, X9, X9
 	VPSHUFD      $0x4e, X9, X8
@@ -1860,9 +2050,9 @@ codes:
 	VBROADCASTSS X8, Y8
 	MOVQ         SI, R12
 
-while28:
+while33:
 	CMPQ       R12, $0x01
-	JL         end29
+	JL         end34
 	VMOVUPS    (DX), Y9
 	VMULPS     Y8, Y9, Y9
 	VCMPPS     $0x1e, Y2, Y9, Y11
@@ -1942,9 +2132,9 @@ while28:
 	ADDQ       $0x00000080, DX
 	ADDQ       $0x10, AX
 	SUBQ       $0x20, R12
-	JMP        while28
+	JMP        while33
 
-end29:
+end34:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -1967,6 +2157,8 @@ TEXT ·quantizeFloatsF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ           blocks+24(FP), BX
 	MOVQ           blockSize+32(FP), SI
 	MOVQ           batch+40(FP), DI
+	MOVQ           SI, R8
+	SHRQ           $0x06, R8
 	XORQ           R8, R8
 	MOVQ           steps+48(FP), R9
 	MOVQ           codes+56(FP), R10
@@ -1993,9 +2185,9 @@ maximum:
 	VPXORD Z11, Z11, Z11
 	MOVQ   SI, R12
 
-while30:
+while35:
 	CMPQ    R12, $0x01
-	JL      end31
+	JL      end36
 	VMOVUPS (R11), Z12
 	VPANDD  Z5, Z12, Z12
 	VPMAXUD Z12, Z11, Z11
@@ -2004,9 +2196,9 @@ while30:
 	VPMAXUD Z12, Z11, Z11
 	ADDQ    $0x00000080, R11
 	SUBQ    $0x20, R12
-	JMP     while30
+	JMP     while35
 
-end31:
+end36:
 	VEXTRACTI64X4 $0x01, Z11, Y12
 	VPMAXUD       Y11, Y12, Y12
 	VEXTRACTI32X4 $0x01, Y12, X13
@@ -2038,9 +2230,9 @@ codes:
 	VBROADCASTSS X12, Z12
 	MOVQ         SI, R12
 
-while32:
+while37:
 	CMPQ         R12, $0x01
-	JL           end33
+	JL           end38
 	VMOVUPS      (DX), Z14
 	VMULPS       Z12, Z14, Z14
 	VCMPPS       $0x1e, Z1, Z14, K1
@@ -2078,9 +2270,9 @@ while32:
 	ADDQ         $0x00000080, DX
 	ADDQ         $0x10, AX
 	SUBQ         $0x20, R12
-	JMP          while32
+	JMP          while37
 
-end33:
+end38:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -2103,6 +2295,8 @@ TEXT ·quantizeFloatsF16AVX2(SB), NOSPLIT, $0-72
 	MOVQ           blocks+24(FP), BX
 	MOVQ           blockSize+32(FP), SI
 	MOVQ           batch+40(FP), DI
+	MOVQ           SI, R8
+	SHRQ           $0x06, R8
 	XORQ           R8, R8
 	MOVQ           steps+48(FP), R9
 	VMOVDQU        f_halves<>+0(SB), Y1
@@ -2143,9 +2337,9 @@ maximum:
 	VPXOR Y8, Y8, Y8
 	MOVQ  SI, R12
 
-while34:
+while39:
 	CMPQ      R12, $0x01
-	JL        end35
+	JL        end40
 	VCVTPH2PS (R11), Y9
 	VPAND     f_magnitude<>+0(SB), Y9, Y9
 	VPMAXUD   Y9, Y8, Y8
@@ -2160,9 +2354,9 @@ while34:
 	VPMAXUD   Y9, Y8, Y8
 	ADDQ      $0x00000040, R11
 	SUBQ      $0x20, R12
-	JMP       while34
+	JMP       while39
 
-end35:
+end40:
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMAXUD      X8, X9, X9
 	VPSHUFD      $0x4e, X9, X8
@@ -2192,9 +2386,9 @@ codes:
 	VBROADCASTSS X8, Y8
 	MOVQ         SI, R12
 
-while36:
+while41:
 	CMPQ       R12, $0x01
-	JL         end37
+	JL         end42
 	VCVTPH2PS  (DX), Y9
 	VMULPS     Y8, Y9, Y9
 	VCMPPS     $0x1e, Y2, Y9, Y11
@@ -2273,9 +2467,9 @@ while36:
 	ADDQ       $0x00000040, DX
 	ADDQ       $0x10, AX
 	SUBQ       $0x20, R12
-	JMP        while36
+	JMP        while41
 
-end37:
+end42:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -2298,6 +2492,8 @@ TEXT ·quantizeFloatsF16AVX512(SB), NOSPLIT, $0-72
 	MOVQ           blocks+24(FP), BX
 	MOVQ           blockSize+32(FP), SI
 	MOVQ           batch+40(FP), DI
+	MOVQ           SI, R8
+	SHRQ           $0x06, R8
 	XORQ           R8, R8
 	MOVQ           steps+48(FP), R9
 	MOVQ           codes+56(FP), R10
@@ -2324,9 +2520,9 @@ maximum:
 	VPXORD Z11, Z11, Z11
 	MOVQ   SI, R12
 
-while38:
+while43:
 	CMPQ      R12, $0x01
-	JL        end39
+	JL        end44
 	VCVTPH2PS (R11), Z12
 	VPANDD    Z5, Z12, Z12
 	VPMAXUD   Z12, Z11, Z11
@@ -2335,9 +2531,9 @@ while38:
 	VPMAXUD   Z12, Z11, Z11
 	ADDQ      $0x00000040, R11
 	SUBQ      $0x20, R12
-	JMP       while38
+	JMP       while43
 
-end39:
+end44:
 	VEXTRACTI64X4 $0x01, Z11, Y12
 	VPMAXUD       Y11, Y12, Y12
 	VEXTRACTI32X4 $0x01, Y12, X13
@@ -2369,9 +2565,9 @@ codes:
 	VBROADCASTSS X12, Z12
 	MOVQ         SI, R12
 
-while40:
+while45:
 	CMPQ         R12, $0x01
-	JL           end41
+	JL           end46
 	VCVTPH2PS    (DX), Z14
 	VMULPS       Z12, Z14, Z14
 	VCMPPS       $0x1e, Z1, Z14, K1
@@ -2408,9 +2604,9 @@ while40:
 	ADDQ         $0x00000040, DX
 	ADDQ         $0x10, AX
 	SUBQ         $0x20, R12
-	JMP          while40
+	JMP          while45
 
-end41:
+end46:
 	ADDQ  $0x04, CX
 	DECQ  R10
 	JNZ   codes
@@ -2547,9 +2743,9 @@ block:
 	VPERMQ       $0xee, Y5, Y5
 	MOVQ         SI, R8
 
-while42:
+while47:
 	CMPQ       R8, $0x40
-	JL         end43
+	JL         end48
 	VPERMD     (CX), Y3, Y6
 	VPSRLW     $0x04, Y6, Y7
 	VPAND      Y2, Y7, Y7
@@ -2573,12 +2769,12 @@ while42:
 	ADDQ       $0x00000080, AX
 	ADDQ       $0x20, CX
 	SUBQ       $0x40, R8
-	JMP        while42
+	JMP        while47
 
-end43:
-while44:
+end48:
+while49:
 	CMPQ       R8, $0x20
-	JL         end45
+	JL         end50
 	VMOVDQU    (CX), X6
 	VPSRLW     $0x04, X6, X7
 	VPAND      X2, X7, X7
@@ -2602,9 +2798,9 @@ while44:
 	ADDQ       $0x00000040, AX
 	ADDQ       $0x10, CX
 	SUBQ       $0x20, R8
-	JMP        while44
+	JMP        while49
 
-end45:
+end50:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2645,9 +2841,9 @@ block:
 	VINSERTI64X4 $0x01, Y3, Z3, Z3
 	MOVQ         SI, R8
 
-while46:
+while51:
 	CMPQ      R8, $0x20
-	JL        end47
+	JL        end52
 	VPMOVZXBD (CX), Z4
 	VPSLLD    $0x10, Z4, Z5
 	VPSRLD    $0x04, Z4, Z4
@@ -2657,9 +2853,9 @@ while46:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x10, CX
 	SUBQ      $0x20, R8
-	JMP       while46
+	JMP       while51
 
-end47:
+end52:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2704,9 +2900,9 @@ block:
 	VPERMQ       $0xee, Y5, Y5
 	MOVQ         SI, R8
 
-while48:
+while53:
 	CMPQ       R8, $0x40
-	JL         end49
+	JL         end54
 	VPERMD     (CX), Y3, Y6
 	VPSRLW     $0x04, Y6, Y7
 	VPAND      Y2, Y7, Y7
@@ -2730,12 +2926,12 @@ while48:
 	ADDQ       $0x00000080, AX
 	ADDQ       $0x20, CX
 	SUBQ       $0x40, R8
-	JMP        while48
+	JMP        while53
 
-end49:
-while50:
+end54:
+while55:
 	CMPQ       R8, $0x20
-	JL         end51
+	JL         end56
 	VMOVDQU    (CX), X6
 	VPSRLW     $0x04, X6, X7
 	VPAND      X2, X7, X7
@@ -2759,9 +2955,9 @@ while50:
 	ADDQ       $0x00000040, AX
 	ADDQ       $0x10, CX
 	SUBQ       $0x20, R8
-	JMP        while50
+	JMP        while55
 
-end51:
+end56:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2797,9 +2993,9 @@ block:
 	VINSERTI64X4 $0x01, Y1, Z1, Z1
 	MOVQ         SI, R8
 
-while52:
+while57:
 	CMPQ      R8, $0x20
-	JL        end53
+	JL        end58
 	VPMOVZXBD (CX), Z2
 	VPSLLD    $0x10, Z2, Z3
 	VPSRLD    $0x04, Z2, Z2
@@ -2809,9 +3005,9 @@ while52:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x10, CX
 	SUBQ      $0x20, R8
-	JMP       while52
+	JMP       while57
 
-end53:
+end58:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2845,9 +3041,9 @@ block:
 	VMULPS       Y1, Y3, Y3
 	MOVQ         SI, R8
 
-while54:
+while59:
 	CMPQ      R8, $0x10
-	JL        end55
+	JL        end60
 	VPMOVZXBD (CX), Y4
 	VPERMQ    $0xd8, Y4, Y4
 	VPSRLD    $0x04, Y4, Y5
@@ -2866,9 +3062,9 @@ while54:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x08, CX
 	SUBQ      $0x10, R8
-	JMP       while54
+	JMP       while59
 
-end55:
+end60:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2900,9 +3096,9 @@ block:
 	VMULPS       Z0, Z1, Z1
 	MOVQ         SI, R8
 
-while56:
+while61:
 	CMPQ      R8, $0x10
-	JL        end57
+	JL        end62
 	VPMOVZXBQ (CX), Z2
 	VPSLLQ    $0x20, Z2, Z3
 	VPSRLQ    $0x04, Z2, Z2
@@ -2912,9 +3108,9 @@ while56:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x08, CX
 	SUBQ      $0x10, R8
-	JMP       while56
+	JMP       while61
 
-end57:
+end62:
 	ADDQ $0x04, DX
 	DECQ DI
 	JNZ  block
@@ -2942,7 +3138,7 @@ TEXT ·momentsBF16AVX2(SB), NOSPLIT, $0-40
 	VXORPD  Y6, Y6, Y6
 	VXORPD  Y7, Y7, Y7
 
-loop58:
+loop63:
 	VPMOVZXBD    (CX), Y9
 	VPERMQ       $0xd8, Y9, Y9
 	VPSRLD       $0x04, Y9, Y8
@@ -2987,7 +3183,7 @@ loop58:
 	ADDQ         $0x20, AX
 	ADDQ         $0x08, CX
 	DECQ         DX
-	JNZ          loop58
+	JNZ          loop63
 	VADDPD       Y3, Y2, Y2
 	VEXTRACTF128 $0x01, Y2, X0
 	VADDPD       X0, X2, X0
@@ -3026,7 +3222,7 @@ TEXT ·momentsF16AVX2(SB), NOSPLIT, $0-40
 	VXORPD  Y6, Y6, Y6
 	VXORPD  Y7, Y7, Y7
 
-loop59:
+loop64:
 	VPMOVZXBD    (CX), Y9
 	VPERMQ       $0xd8, Y9, Y9
 	VPSRLD       $0x04, Y9, Y8
@@ -3069,7 +3265,7 @@ loop59:
 	ADDQ         $0x20, AX
 	ADDQ         $0x08, CX
 	DECQ         DX
-	JNZ          loop59
+	JNZ          loop64
 	VADDPD       Y3, Y2, Y2
 	VEXTRACTF128 $0x01, Y2, X0
 	VADDPD       X0, X2, X0
@@ -3108,7 +3304,7 @@ TEXT ·momentsF32AVX2(SB), NOSPLIT, $0-40
 	VXORPD  Y6, Y6, Y6
 	VXORPD  Y7, Y7, Y7
 
-loop60:
+loop65:
 	VPMOVZXBD    (CX), Y9
 	VPERMQ       $0xd8, Y9, Y9
 	VPSRLD       $0x04, Y9, Y8
@@ -3151,7 +3347,7 @@ loop60:
 	ADDQ         $0x40, AX
 	ADDQ         $0x08, CX
 	DECQ         DX
-	JNZ          loop60
+	JNZ          loop65
 	VADDPD       Y3, Y2, Y2
 	VEXTRACTF128 $0x01, Y2, X0
 	VADDPD       X0, X2, X0

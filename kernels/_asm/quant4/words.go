@@ -38,12 +38,12 @@ func (f halfFormat) exponent() Mem {
 // w are the constants. The pick ones are indices for VPSHUFB that put the thresholds of a
 // row's upper half where the search looks for them.
 var w struct {
-	magnitude, ones                   Mem
-	exponentBF16, exponentF16         Mem
-	pick3, pick2, pick1               Mem
-	start, first, four, two, one, low Mem
-	nibbles                           Mem // the weights of two codes in a byte
-	order                             Mem
+	magnitude, ones                       Mem
+	exponentBF16, exponentF16             Mem
+	pick3, pick2, pick1, pick2lo, pick2hi Mem
+	start, first, four, two, one, low     Mem
+	nibbles                               Mem // the weights of two codes in a byte
+	order                                 Mem
 }
 
 func makeWordConsts() {
@@ -57,6 +57,8 @@ func makeWordConsts() {
 		return emit.Bytes(name, 64, func(i int) int { return 2*from[i%16/2] + i%2 })
 	}
 	w.pick3 = pick("w_pick3", [8]int{0, 0, 1, 1, 2, 2, 3, 3})
+	w.pick2lo = pick("w_pick2lo", [8]int{4, 4, 4, 4, 4, 4, 4, 4})
+	w.pick2hi = pick("w_pick2hi", [8]int{5, 5, 5, 5, 5, 5, 5, 5})
 	w.pick2 = pick("w_pick2", [8]int{4, 4, 4, 4, 5, 5, 5, 5})
 	w.pick1 = pick("w_pick1", [8]int{6, 6, 6, 6, 6, 6, 6, 6})
 	w.order = emit.Dwords("w_order", 8, func(i int) uint32 { return []uint32{0, 4, 1, 5, 2, 6, 3, 7}[i] })
@@ -64,10 +66,11 @@ func makeWordConsts() {
 
 // quantizer holds the registers of a quantizing function.
 type quantizer struct {
-	packed, absmax, src, size, batch reg.Register // arguments; the pointers move on
-	left, done                       reg.Register // blocks
-	want, count                      reg.Register // blocks of the batch: at most, found in range
-	at, n                            reg.Register
+	packed, absmax, src, batch reg.Register // arguments; the pointers move on
+	size, pairs                reg.Register // of a block, in elements and in 64 elements
+	left, done                 reg.Register // blocks
+	want, count                reg.Register // blocks of the batch: at most, found in range
+	at, n                      reg.Register
 }
 
 func newQuantizer() *quantizer {
@@ -75,7 +78,9 @@ func newQuantizer() *quantizer {
 		packed: Load(Param("packed"), GP64()), absmax: Load(Param("absmax"), GP64()), src: Load(Param("src"), GP64()),
 		left: Load(Param("blocks"), GP64()), size: Load(Param("blockSize"), GP64()), batch: Load(Param("batch"), GP64()),
 	}
-	q.done, q.want, q.count, q.at, q.n = GP64(), GP64(), GP64(), GP64(), GP64()
+	q.done, q.want, q.count, q.at, q.n, q.pairs = GP64(), GP64(), GP64(), GP64(), GP64(), GP64()
+	MOVQ(q.size, q.pairs)
+	SHRQ(U8(6), q.pairs)
 	XORQ(q.done, q.done)
 	return q
 }
@@ -124,15 +129,31 @@ func (q *quantizer) run(maximum func() reg.Register, codes func()) {
 // each64 goes through a block: body64 does 64 elements at a time, body32 the 32 that may be
 // left.
 func (q *quantizer) each64(body64, body32 func()) {
-	MOVQ(q.size, q.n)
-	emit.While(q.n, 64, func() {
-		body64()
-		SUBQ(Imm(64), q.n)
-	})
-	none := emit.Label("none")
+	rest, none := emit.Label("rest"), emit.Label("none")
+	MOVQ(q.pairs, q.n)
 	TESTQ(q.n, q.n)
+	JZ(LabelRef(rest))
+	emit.Repeat(q.n, body64)
+	Label(rest)
+	TESTQ(U32(32), q.size)
 	JZ(LabelRef(none))
 	body32()
+	Label(none)
+}
+
+// each32 runs first once and body for every 32 elements; two in a turn, as most blocks are
+// of 64.
+func (q *quantizer) each32(first, body func()) {
+	rest, none := emit.Label("rest"), emit.Label("none")
+	first()
+	MOVQ(q.pairs, q.n)
+	TESTQ(q.n, q.n)
+	JZ(LabelRef(rest))
+	emit.Repeat(q.n, func() { body(); body() })
+	Label(rest)
+	TESTQ(U32(32), q.size)
+	JZ(LabelRef(none))
+	body()
 	Label(none)
 }
 
@@ -152,7 +173,7 @@ func (q *quantizer) prefetch(bytes int) {
 
 // maxWord is the absmax, as float32 bits, of which the complements of magnitudes are in x.
 // It goes to "limit" when absmax is not among the limits of the rows.
-func (f halfFormat) maxWord(x reg.VecVirtual) reg.Register {
+func (f halfFormat) maxWord(x Op) reg.Register {
 	VPHMINPOSUW(x, x)
 	a, t := GP32(), GP32()
 	VMOVD(x, a)
@@ -215,25 +236,22 @@ func quantizeWordsAVX2(f halfFormat) {
 	TEXT("quantize"+f.name+"AVX2", attr.NOSPLIT, quantizeWords)
 	q := newQuantizer()
 	rows := Load(Param("rows"), GP64())
-	magnitude, start, first, codes := load(YMM, w.magnitude), load(YMM, w.start), load(YMM, w.first), YMM()
+	start, first, codes := load(YMM, w.start), load(YMM, w.first), YMM()
 	VBROADCASTI128(Mem{Base: Load(Param("codes"), GP64())}, codes)
 	q.run(func() reg.Register {
-		m := YMM()
-		VPAND(Mem{Base: q.at}, magnitude, m)
-		t := YMM()
-		VPAND(Mem{Base: q.at, Disp: 32}, magnitude, t)
-		VPMAXUW(t, m, m)
-		ADDQ(Imm(64), q.at)
-		MOVQ(q.size, q.n)
-		SUBQ(Imm(32), q.n)
-		emit.While(q.n, 1, func() {
-			t, u := YMM(), YMM()
-			VPAND(Mem{Base: q.at}, magnitude, t)
-			VPAND(Mem{Base: q.at, Disp: 32}, magnitude, u)
+		m, magnitude := YMM(), load(YMM, w.magnitude)
+		piece := func(at int) reg.VecVirtual {
+			t := YMM()
+			VPAND(Mem{Base: q.at, Disp: at}, magnitude, t)
+			return t
+		}
+		q.each32(func() {
+			VPXOR(m, m, m)
+		}, func() {
+			t, u := piece(0), piece(32)
 			VPMAXUW(u, t, t)
 			VPMAXUW(t, m, m)
 			ADDQ(Imm(64), q.at)
-			SUBQ(Imm(32), q.n)
 		})
 		x := XMM()
 		VEXTRACTI128(Imm(1), m, x)
@@ -247,37 +265,37 @@ func quantizeWordsAVX2(f halfFormat) {
 		VPAND(f.exponent(), moved, moved)
 		VPSIGNW(Mem{Base: rows, Disp: f.signRow()}, moved, moved)
 		VPADDW(Mem{Base: row}, moved, moved)
-		t4, t3, t2, t1, upper := YMM(), YMM(), YMM(), YMM(), YMM()
+		t4, t3, t2lo, t2hi, t1, upper := YMM(), YMM(), YMM(), YMM(), YMM(), YMM()
 		VPERMQ(Imm(0x44), moved, t4)
 		VPERMQ(Imm(0xee), moved, upper)
 		VPSHUFB(w.pick3, upper, t3)
-		VPSHUFB(w.pick2, upper, t2)
+		VPSHUFB(w.pick2lo, upper, t2lo)
+		VPSHUFB(w.pick2hi, upper, t2hi)
 		VPSHUFB(w.pick1, upper, t1)
 		// rank32 finds the ranks of 32 elements and makes them codes: a word for two.
 		rank32 := func(disp int) reg.VecVirtual {
-			var s, idx, m, t, r [2]reg.VecVirtual
-			both := func(f func(i int)) { f(0); f(1) } // interleaved: two chains of dependent steps
-			both(func(i int) {
-				s[i], idx[i], m[i], t[i] = YMM(), YMM(), YMM(), YMM()
-				r[i] = idx[i]
-				VMOVDQU(Mem{Base: q.src, Disp: disp + 32*i}, m[i])
-				VPAND(magnitude, m[i], s[i])
-				VPSIGNW(m[i], s[i], s[i])
-			})
-			both(func(i int) { VPCMPGTW(t1, s[i], m[i]) })
-			both(func(i int) { VPBLENDVB(m[i], first, start, idx[i]) })
-			both(func(i int) { VPSHUFB(idx[i], t2, t[i]) })
-			both(func(i int) { VPCMPGTW(t[i], s[i], m[i]) })
-			both(func(i int) { VPAND(w.four, m[i], m[i]) })
-			both(func(i int) { VPOR(m[i], idx[i], idx[i]) })
-			both(func(i int) { VPSHUFB(idx[i], t3, t[i]) })
-			both(func(i int) { VPCMPGTW(t[i], s[i], m[i]) })
-			both(func(i int) { VPAND(w.two, m[i], m[i]) })
-			both(func(i int) { VPOR(m[i], idx[i], idx[i]) })
-			both(func(i int) { VPSHUFB(idx[i], t4, t[i]) })
-			both(func(i int) { VPCMPGTW(t[i], s[i], m[i]) })
-			both(func(i int) { VPSUBW(m[i], idx[i], idx[i]) })
-			both(func(i int) { VPAND(w.low, idx[i], idx[i]) })
+			var r [2]reg.VecVirtual
+			for i := range r {
+				s, idx, m, t := YMM(), YMM(), YMM(), YMM()
+				VMOVDQU(Mem{Base: q.src, Disp: disp + 32*i}, m)
+				VPAND(w.magnitude, m, s)
+				VPSIGNW(m, s, s)
+				VPCMPGTW(t1, s, m)
+				VPBLENDVB(m, t2hi, t2lo, t)
+				VPBLENDVB(m, first, start, idx)
+				VPCMPGTW(t, s, m)
+				VPOR(w.four, idx, t) // before the outcome is there
+				VPBLENDVB(m, t, idx, idx)
+				VPSHUFB(idx, t3, t)
+				VPCMPGTW(t, s, m)
+				VPOR(w.two, idx, t)
+				VPBLENDVB(m, t, idx, idx)
+				VPSHUFB(idx, t4, t)
+				VPCMPGTW(t, s, m)
+				VPSUBW(m, idx, idx)
+				VPAND(w.low, idx, idx)
+				r[i] = idx
+			}
 			VPACKUSWB(r[1], r[0], r[0])
 			VPSHUFB(r[0], codes, r[0])
 			VPMADDUBSW(w.nibbles, r[0], r[0])
@@ -370,18 +388,15 @@ func quantizeWordsAVX512(f halfFormat) {
 // maxWords512 is the absmax of the block at q.at.
 func (q *quantizer) maxWords512(f halfFormat, magnitude reg.VecVirtual) reg.Register {
 	m := ZMM()
-	VPANDD(Mem{Base: q.at}, magnitude, m)
-	ADDQ(Imm(64), q.at)
-	MOVQ(q.size, q.n)
-	SUBQ(Imm(32), q.n)
-	emit.While(q.n, 1, func() {
+	q.each32(func() {
+		VPXORD(m, m, m)
+	}, func() {
 		t := ZMM()
 		VPANDD(Mem{Base: q.at}, magnitude, t)
 		VPMAXUW(t, m, m)
 		ADDQ(Imm(64), q.at)
-		SUBQ(Imm(32), q.n)
 	})
-	y, x := YMM(), XMM()
+	y, x := YMM(), reg.X15 // VPHMINPOSUW knows the first 16 registers only
 	VEXTRACTI64X4(Imm(1), m, y)
 	VPMAXUW(m.AsY(), y, y)
 	VEXTRACTI32X4(Imm(1), y, x)
