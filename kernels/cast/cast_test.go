@@ -262,28 +262,39 @@ func BenchmarkConvert(b *testing.B) {
 	for i := range x {
 		x[i] = float32(r.NormFloat64() * 0.02)
 	}
-	for _, c := range []struct{ from, to kernels.Float }{
-		{kernels.F32, kernels.BF16}, {kernels.F32, kernels.F16}, {kernels.F16, kernels.BF16}, {kernels.BF16, kernels.F32}, {kernels.F16, kernels.F32},
-	} {
-		b.Run(fmt.Sprintf("tier=%s/from=%v/to=%v", kernels.Tier(), c.from, c.to), func(b *testing.B) {
-			src, dst := make([]byte, n*c.from.Size()), make([]byte, n*c.to.Size())
-			FromF32(src, x, c.from)
-			b.SetBytes(int64(len(src)))
-			for b.Loop() {
-				Convert(dst, c.to, src, c.from)
+	for _, from := range floats {
+		for _, to := range floats {
+			if from == to {
+				continue
 			}
-		})
+			src, dst := make([]byte, n*from.Size()), make([]byte, n*to.Size())
+			FromF32(src, x, from)
+			for _, tier := range kernels.Tiers() {
+				b.Run(fmt.Sprintf("from=%v/to=%v/tier=%s", from, to, tier), func(b *testing.B) {
+					defer kernels.Use(tier)()
+					b.SetBytes(int64(len(src)))
+					for b.Loop() {
+						if ConvertFinite(dst, to, src, from) >= 0 {
+							b.Fatal("not finite")
+						}
+					}
+				})
+			}
+		}
 	}
 }
 
 func BenchmarkFirstNonFinite(b *testing.B) {
 	for _, f := range []kernels.Float{kernels.BF16, kernels.F32} {
-		b.Run(fmt.Sprintf("tier=%s/from=%v", kernels.Tier(), f), func(b *testing.B) {
-			src := make([]byte, 1<<17)
-			b.SetBytes(int64(len(src)))
-			for b.Loop() {
-				FirstNonFinite(src, f)
-			}
-		})
+		src := make([]byte, 1<<17)
+		for _, tier := range kernels.Tiers() {
+			b.Run(fmt.Sprintf("from=%v/tier=%s", f, tier), func(b *testing.B) {
+				defer kernels.Use(tier)()
+				b.SetBytes(int64(len(src)))
+				for b.Loop() {
+					FirstNonFinite(src, f)
+				}
+			})
+		}
 	}
 }
