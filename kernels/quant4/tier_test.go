@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/nf4conv/nf4conv/kernels"
+	"github.com/nf4conv/nf4conv/kernels/cast"
 	"github.com/nf4conv/nf4conv/kernels/guardtest"
 	"github.com/nf4conv/nf4conv/kernels/quant4"
 	"github.com/nf4conv/nf4conv/kernels/quant4/quant4test"
@@ -128,6 +129,31 @@ func TestNothingBeyondTheEnds(t *testing.T) {
 	})
 }
 
+// Slices at every offset from the alignment of the widest vectors.
+func TestEveryOffset(t *testing.T) {
+	const bs, n = 64, 3*64 + 5
+	book := nf4.NF4.Codebook()
+	r := rand.New(rand.NewPCG(7, 7))
+	for _, f := range []kernels.Float{kernels.F32, kernels.BF16, kernels.F16} {
+		source := quant4test.Kinds[0].Make(r, n, f, bs, book)
+		want, wantMax := quant4test.Quantize(source, f, bs, book)
+		wantBack := make([]byte, n*f.Size())
+		cast.FromF32(wantBack, quant4test.Dequantize(want, wantMax, n, bs, book), f)
+		eachTier(t, func(t *testing.T) {
+			for shift := range 64 {
+				src := make([]byte, 128+len(source))[shift:][:len(source)]
+				copy(src, source)
+				packed, absmax, back := make([]byte, 128+n)[63-shift:][:len(want)], make([]float32, 64)[shift%16:][:len(wantMax)], make([]byte, 128+4*n)[shift/2:][:len(source)]
+				quant4.Quantize(packed, absmax, src, f, bs, book)
+				quant4.Dequantize(back, f, packed, absmax, n, bs, book)
+				if !bytes.Equal(packed, want) || !sameBits(absmax, wantMax) || !bytes.Equal(back, wantBack) {
+					t.Fatalf("%v, %d bytes from alignment: other results", f, shift)
+				}
+			}
+		})
+	}
+}
+
 // Blocks that a tier leaves to generic Go, at every place among others.
 func TestBlocksOutOfRange(t *testing.T) {
 	const bs, blocks = 64, 40
@@ -161,4 +187,39 @@ func TestBlocksOutOfRange(t *testing.T) {
 			}
 		}
 	}
+}
+
+// FuzzDequantize takes any codes and scales, NaN and negative ones too, to every format.
+// All tiers give the bits of generic Go.
+func FuzzDequantize(f *testing.F) {
+	f.Add([]byte("codes, two a byte; there should be some blocks of them"), []byte{0, 0, 0x80, 0x3f, 0, 0, 0xc0, 0x7f, 1, 0, 0, 0x80}, uint8(1), uint8(0), false)
+	f.Fuzz(func(t *testing.T, codes, scales []byte, format, size uint8, fp4 bool) {
+		to, bs, book := []kernels.Float{kernels.F32, kernels.BF16, kernels.F16}[format%3], 32<<(size%3), nf4.NF4.Codebook()
+		if fp4 {
+			book = nf4.FP4.Codebook()
+		}
+		for len(codes) > 0 && len(codes) < 100 {
+			codes = append(codes, codes...)
+		}
+		n := 2 * len(codes)
+		absmax := make([]float32, (n+bs-1)/bs)
+		for i := range absmax {
+			var b [4]byte
+			copy(b[:], scales[min(4*i, len(scales)):])
+			absmax[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[:]))
+		}
+		var want []byte
+		for _, tier := range kernels.Tiers() {
+			restore := kernels.Use(tier)
+			got := make([]byte, n*to.Size())
+			quant4.Dequantize(got, to, codes, absmax, n, bs, book)
+			restore()
+			if want == nil {
+				want = got
+			}
+			if !bytes.Equal(got, want) {
+				t.Fatalf("%s: % x, want % x", tier, got, want)
+			}
+		}
+	})
 }
