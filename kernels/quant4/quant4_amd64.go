@@ -104,7 +104,10 @@ func dequantize(dst []byte, to kernels.Float, packed []byte, absmax []float32, b
 
 // dequantizeF32 is dequantize into memory of another type.
 func dequantizeF32(dst []float32, packed []byte, absmax []float32, blockSize int, book *Codebook) {
-	if len(dst) > 0 {
+	switch {
+	case !kernels.Features.AVX2:
+		dequantizeF32Generic(dst, packed, absmax, blockSize, book)
+	case len(dst) > 0:
 		dequantize(unsafe.Slice((*byte)(unsafe.Pointer(&dst[0])), 4*len(dst)), kernels.F32, packed, absmax, blockSize, book)
 	}
 }
