@@ -8,7 +8,6 @@
 package bench
 
 import (
-	"cmp"
 	"slices"
 	"time"
 )
@@ -48,20 +47,6 @@ func (r *Report) add(name string, bytes int64, times []time.Duration, of string)
 		}
 	}
 	r.Rates = append(r.Rates, rate)
-}
-
-// slowest is the least of the named rates that are there.
-func (r *Report) slowest(names ...string) Rate {
-	var found []Rate
-	for _, rate := range r.Rates {
-		if slices.Contains(names, rate.Name) {
-			found = append(found, rate)
-		}
-	}
-	if len(found) == 0 {
-		return Rate{}
-	}
-	return slices.MinFunc(found, func(a, b Rate) int { return cmp.Compare(a.PerSec, b.PerSec) })
 }
 
 // measure times f, after one run that does not count.

@@ -48,7 +48,7 @@ func TestDeviceFlag(t *testing.T) {
 	}{
 		{two, []string{"--device", "cuda"}, 0, "cuda:0 ("},
 		{two, []string{"--device", "cuda:1"}, 0, "run      cuda:1 ("},
-		{two, []string{"--device", "cuda:1,0", "--gpu-memory", "1MiB,512KiB"}, 0, "cuda:1 (384 KiB), cuda:0 (384 KiB)"},
+		{two, []string{"--device", "cuda:1,0", "--gpu-memory", "1MiB,512KiB"}, 0, "run      cuda:1 ("},
 		{two, []string{"--device", "auto"}, 0, "run      cpu"},
 		{two, []string{"--device", "cuda:2"}, 5, "the driver shows 2"},
 		{two, []string{"--device", "cuda:0,0"}, 2, "expected auto, cpu, cuda or cuda:N,M"},

@@ -25,12 +25,12 @@ type deviceChoice struct {
 // parseDevice reads auto, cpu, cuda or cuda:N,M.
 func parseDevice(s string) (deviceChoice, error) {
 	list, some := strings.CutPrefix(s, "cuda:")
-	switch {
-	case s == "auto":
+	switch s {
+	case "auto":
 		return deviceChoice{auto: true}, nil
-	case s == "cpu":
+	case "cpu":
 		return deviceChoice{}, nil
-	case s == "cuda":
+	case "cuda":
 		return deviceChoice{cuda: true}, nil
 	}
 	bad := fault.Usagef("--device %q: expected auto, cpu, cuda or cuda:N,M", s)

@@ -110,7 +110,7 @@ func checkSetting(tb testing.TB, s string) {
 		ok = false
 	}
 	if !ok || !strings.HasPrefix(name, "FAKECUDA_") {
-		tb.Fatal(fmt.Sprintf("%q is no setting of the fake driver", s))
+		tb.Fatalf("%q is no setting of the fake driver", s)
 	}
 }
 

@@ -70,8 +70,9 @@ func TestErrors(t *testing.T) {
 	} {
 		var err error = &Error{Code: code, Name: "CUDA_ERROR_X", Text: "some text", Call: "cuCall", Device: 3}
 		for _, target := range []error{ErrOutOfMemory, ErrNoDevice, ErrDeviceLost, ErrUnsupported, ErrNoDriver, ErrTooOld, ErrClosed} {
-			if errors.Is(err, target) != (target == class) {
-				t.Errorf("code %d: errors.Is(%v) is %v", code, target, target != class)
+			want := class != nil && errors.Is(class, target)
+			if errors.Is(err, target) != want {
+				t.Errorf("code %d: errors.Is(%v) is %v", code, target, !want)
 			}
 		}
 		if !errors.Is(err, &Error{Code: code}) || errors.Is(err, &Error{Code: code + 1}) {

@@ -112,7 +112,7 @@ func (l *library) describe(index int) error {
 			return failed("cuDeviceGetAttribute", -1, err)
 		}
 	}
-	info.PCIBusID = fmt.Sprintf("%04X:%02X:%02X.0", domain, bus, slot) // cu has no cuDeviceGetPCIBusId
+	info.PCIBusID = fmt.Sprintf("%04X:%02X:%02X.0", domain, bus, slot) // cu has no cuDeviceGetPCIBusID
 	l.infos, l.handles = append(l.infos, info), append(l.handles, h)
 	return nil
 }

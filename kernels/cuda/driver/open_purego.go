@@ -142,10 +142,10 @@ func (l *library) describe(index int32) error {
 	name, bus, total := make([]byte, 256), make([]byte, 32), new(uint64)
 	err := l.call(cuDeviceGetName, uintptr(unsafe.Pointer(&name[0])), uintptr(len(name)-1), uintptr(h))
 	if err == nil {
-		err = l.call(cuDeviceGetPCIBusId, uintptr(unsafe.Pointer(&bus[0])), uintptr(len(bus)-1), uintptr(h))
+		err = l.call(cuDeviceGetPCIBusID, uintptr(unsafe.Pointer(&bus[0])), uintptr(len(bus)-1), uintptr(h))
 	}
 	if err == nil {
-		err = l.call(cuDeviceGetUuid, uintptr(unsafe.Pointer(&info.UUID)), uintptr(h))
+		err = l.call(cuDeviceGetUUID, uintptr(unsafe.Pointer(&info.UUID)), uintptr(h))
 	}
 	if err == nil {
 		err = l.call(cuDeviceTotalMem, uintptr(unsafe.Pointer(total)), uintptr(h))

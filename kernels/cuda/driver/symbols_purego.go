@@ -13,10 +13,10 @@ const (
 	cuDeviceGetCount
 	cuDeviceGet
 	cuDeviceGetName
-	cuDeviceGetUuid
+	cuDeviceGetUUID
 	cuDeviceGetAttribute
 	cuDeviceTotalMem
-	cuDeviceGetPCIBusId
+	cuDeviceGetPCIBusID
 	cuDevicePrimaryCtxRetain
 	cuDevicePrimaryCtxRelease
 	cuCtxSetCurrent
@@ -64,10 +64,10 @@ var names = [symbols]string{
 	cuDeviceGetCount:          "cuDeviceGetCount",
 	cuDeviceGet:               "cuDeviceGet",
 	cuDeviceGetName:           "cuDeviceGetName",
-	cuDeviceGetUuid:           "cuDeviceGetUuid_v2", // that of the MIG instance, where there is one
+	cuDeviceGetUUID:           "cuDeviceGetUuid_v2", // that of the MIG instance, where there is one
 	cuDeviceGetAttribute:      "cuDeviceGetAttribute",
 	cuDeviceTotalMem:          "cuDeviceTotalMem_v2",
-	cuDeviceGetPCIBusId:       "cuDeviceGetPCIBusId",
+	cuDeviceGetPCIBusID:       "cuDeviceGetPCIBusId",
 	cuDevicePrimaryCtxRetain:  "cuDevicePrimaryCtxRetain",
 	cuDevicePrimaryCtxRelease: "cuDevicePrimaryCtxRelease_v2",
 	cuCtxSetCurrent:           "cuCtxSetCurrent",
