@@ -192,7 +192,7 @@ func checkUnchanged(p *Plan) error {
 			return fault.WithHint(
 				fault.Inputf("reading %q: it was changed while it was read: %d bytes of %v then, %d bytes of %v now",
 					f.Path(), then.Size(), then.ModTime(), now.Size(), now.ModTime()),
-				"the output would mix two versions; convert again when the source is at rest, with --restart")
+				"the output would mix two versions; convert again when the source is at rest")
 		}
 	}
 	return nil

@@ -85,14 +85,20 @@ func createJournal(path string, head journalHead) (*journal, error) {
 // openJournal opens a journal and locks it.
 func openJournal(path string, flag int) (*journal, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|flag, 0o666)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fault.WithHint(fault.IOf("opening the journal: %w", err),
+			"OUT.partial and its journal grow beside OUT: choose a directory that you may write to, and look whose files these are")
+	case err != nil:
 		return nil, fault.IOf("opening the journal: %w", err)
 	}
 	if err := lockFile(f); err != nil {
 		_ = f.Close()
-		return nil, fault.WithHint(
-			fault.IOf("locking %q: %w", path, err),
-			"another nf4conv is writing this output; wait for it or choose another name")
+		if isLocked(err) {
+			return nil, fault.WithHint(
+				fault.IOf("another nf4conv is writing this output: it holds the lock of %q", path), "wait for it, or choose another name")
+		}
+		return nil, fault.WithHint(fault.IOf("locking %q: %w", path, err), "this file system may know no locks; write to another one")
 	}
 	return &journal{f: f, path: path}, nil
 }
@@ -131,16 +137,16 @@ type journalContents struct {
 	head    journalHead
 	records []Record
 	end     *journalEnd
+	good    int64 // bytes of whole lines, before a torn tail
 }
 
-// read parses the journal from its start and cuts off a torn tail, so that later
-// lines stand on their own. ok is false when not even the head is whole.
+// read parses the journal from its start up to a torn tail. ok is false when not even
+// the head is whole.
 func (j *journal) read() (c journalContents, ok bool, err error) {
 	if _, err := j.f.Seek(0, io.SeekStart); err != nil {
 		return c, false, fault.IOf("reading the journal: %w", err)
 	}
 	r := bufio.NewReaderSize(j.f, 1<<16)
-	var good int64
 	for {
 		line, err := r.ReadBytes('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
@@ -151,12 +157,17 @@ func (j *journal) read() (c journalContents, ok bool, err error) {
 			break
 		}
 		ok = true
-		good += int64(len(line))
-	}
-	if err := j.f.Truncate(good); err != nil {
-		return c, ok, fault.IOf("cutting a torn line off the journal: %w", err)
+		c.good += int64(len(line))
 	}
 	return c, ok, nil
+}
+
+// cut takes off a torn tail, so that later lines stand on their own.
+func (j *journal) cut(c *journalContents) error {
+	if err := j.f.Truncate(c.good); err != nil {
+		return fault.IOf("cutting a torn line off the journal: %w", err)
+	}
+	return nil
 }
 
 // parseLine checks a line's form and checksum.

@@ -15,6 +15,9 @@ func lockFile(f *os.File) error {
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 }
 
+// isLocked tells an error of lockFile that means that another process holds the lock.
+func isLocked(err error) bool { return errors.Is(err, unix.EWOULDBLOCK) }
+
 // freeSpace is the number of bytes that may still be written to the file system of dir.
 func freeSpace(dir string) (int64, error) {
 	var s unix.Statfs_t

@@ -29,6 +29,7 @@ type Plan struct {
 	Jobs     []Job    `json:"jobs"`
 	Texts    []Text   `json:"texts"` // small files the plan wrote itself
 	Side     []Side   `json:"side"`  // files carried from the source
+	Left     []Left   `json:"left"`  // files and directories that are not; no part of the identity
 	Totals   Totals   `json:"totals"`
 	Loaders  []Loader `json:"loaders,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
@@ -169,6 +170,13 @@ type Side struct {
 	path string
 }
 
+// Left is a file of the source, or a directory (its name ends in a slash), that is not
+// carried.
+type Left struct {
+	Name string `json:"name"`
+	Why  string `json:"why"`
+}
+
 // Totals are sums over the jobs. Bytes are those of tensors, headers not counted.
 type Totals struct {
 	Params          int64       `json:"params"`
@@ -199,7 +207,7 @@ type Loader struct {
 // are hashed one by one, so that a plan of many tensors is not held twice.
 func (p *Plan) Digest() (treehash.Digest, error) {
 	q := *p
-	q.Schedule, q.Warnings, q.Loaders, q.Jobs = Schedule{}, nil, nil, nil
+	q.Schedule, q.Warnings, q.Loaders, q.Left, q.Jobs = Schedule{}, nil, nil, nil, nil
 	head, err := json.Marshal(&q)
 	if err != nil {
 		return treehash.Digest{}, err

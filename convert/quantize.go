@@ -3,6 +3,7 @@ package convert
 import (
 	"cmp"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -72,6 +73,9 @@ func Quantize(src *hf.Checkpoint, o QuantizeOptions) (*Plan, error) {
 		p.Jobs = append(p.Jobs, j)
 	}
 	if quantized == 0 {
+		if err := skippedAll(src, model, o); err != nil {
+			return nil, err
+		}
 		return nil, fault.WithHint(
 			fault.Inputf("planning %q: nothing is left to quantize: no tensor of this checkpoint is a linear layer that every loader would read in 4 bits", src.Path()),
 			"`nf4conv inspect --tensors` shows the role of every tensor")
@@ -81,6 +85,33 @@ func Quantize(src *hf.Checkpoint, o QuantizeOptions) (*Plan, error) {
 		p.Texts = append(p.Texts, Text{Name: "config.json", Content: string(cfg.Encode())})
 	}
 	return p, p.finish(o.FileName, o.MaxShardSize, o.Resources)
+}
+
+// skippedAll is the error when it is --skip that left nothing to quantize, else nil.
+func skippedAll(src *hf.Checkpoint, model *arch.Model, o QuantizeOptions) error {
+	if len(o.Skip) == 0 {
+		return nil
+	}
+	sel, err := bnb.Select(model, bnb.SelectOptions{Include: o.Include, Loaders: o.Loaders})
+	if err != nil {
+		return nil //nolint:nilerr // then --skip is not what is in the way
+	}
+	n := 0
+	for _, four := range sel.FourBit {
+		if four {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	what := fmt.Sprintf("the %d modules that would", n)
+	if n == 1 {
+		what = "the one module that would"
+	}
+	return fault.WithHint(
+		fault.Usagef("planning %q: --skip %q leaves nothing to quantize: it keeps %s be 4-bit in 16 bits", src.Path(), o.Skip, what),
+		"`nf4conv quantize SRC OUT --dry-run --verbose` without --skip lists them")
 }
 
 // quantizeSteps decides what becomes of one tensor.
@@ -146,7 +177,7 @@ func newPlan(verb string, src *hf.Checkpoint, options any, model *arch.Model, dt
 		Schema: PlanSchema, Revision: Revision, Verb: verb, Options: options, src: src,
 		Model:    Model{Type: model.Type, Architecture: model.Class, Known: model.Known, DType: dtype.String()},
 		Warnings: slices.Concat(src.Warnings(), model.Warnings),
-		Source:   Source{Name: filepath.Base(src.Path())}, Texts: []Text{}, Side: []Side{},
+		Source:   Source{Name: filepath.Base(src.Path())}, Texts: []Text{}, Side: []Side{}, Left: []Left{},
 	}
 	for _, f := range src.Files() {
 		h := f.Header()
@@ -154,6 +185,16 @@ func newPlan(verb string, src *hf.Checkpoint, options any, model *arch.Model, dt
 	}
 	for _, s := range src.Side() {
 		p.Side = append(p.Side, Side{Name: s.Name, Size: s.Size, path: s.Path})
+	}
+	for _, s := range src.NotCarried() {
+		p.Left = append(p.Left, Left{Name: s.Name, Why: s.Why})
+		if fi, err := os.Stat(s.Path); err == nil && !fi.IsDir() && !fi.Mode().IsRegular() {
+			p.Warnings = append(p.Warnings, fmt.Sprintf("%q is not carried: %s", s.Name, s.Why))
+		}
+	}
+	if src.IsFile() && isCheckpointDir(filepath.Dir(src.Path())) {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("%q is one file of the checkpoint %q, whose configuration and tokenizer are not read; to convert all of it, give the directory",
+			filepath.Base(src.Path()), filepath.Dir(src.Path())))
 	}
 	return p
 }

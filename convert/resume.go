@@ -1,15 +1,12 @@
 package convert
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -38,9 +35,7 @@ func (r *runner) prepare() (already bool, err error) {
 			return already, err
 		}
 	case havePartial:
-		return false, fault.WithHint(
-			fault.Inputf("writing %q: %q is in the way and has no journal, so nf4conv did not make it or cannot continue it", ps.out, ps.partial),
-			"look at it, and remove it if nobody needs it")
+		return false, strangePartial(ps)
 	}
 	if r.journal == nil {
 		if err := r.beginAnew(); err != nil {
@@ -103,6 +98,9 @@ func (r *runner) takeUp() (already bool, err error) {
 		return false, err
 	}
 	c, ok, err := j.read()
+	if err == nil {
+		err = j.cut(&c)
+	}
 	if err != nil {
 		return false, errors.Join(err, j.close())
 	}
@@ -171,26 +169,6 @@ func (r *runner) recheckSource() error {
 	return nil
 }
 
-func changedError(ps *paths, then, now *journalHead) error {
-	what := "the source's headers, configuration or side files, or the version of nf4conv"
-	var changed []string
-	if then.Verb != now.Verb {
-		changed = append(changed, fmt.Sprintf("the verb was %q, now it is %q", then.Verb, now.Verb))
-	}
-	if !bytes.Equal(then.Options, now.Options) {
-		changed = append(changed, fmt.Sprintf("the options were %s, now they are %s", then.Options, now.Options))
-	}
-	if !slices.Equal(then.Sources, now.Sources) {
-		changed = append(changed, "the source files are not the same")
-	}
-	if len(changed) > 0 {
-		what = strings.Join(changed, "; ")
-	}
-	return fault.WithHint(
-		fault.Inputf("resuming %q: the interrupted run was another one: %s", ps.out, what),
-		"--restart throws away what was done; the former command continues it")
-}
-
 // resume compares what the journal says is done with what stands in the files, on all
 // workers, and returns the number of jobs that need not be done again.
 func (r *runner) resume(ctx context.Context) (int, error) {
@@ -245,104 +223,4 @@ func (r *runner) stands(i int) (bool, error) {
 		}
 	}
 	return true, nil
-}
-
-// checkNames refuses outputs that would touch the source.
-func checkNames(p *Plan, ps *paths) error {
-	src, err := identify(p.src.Path())
-	if err != nil {
-		return fault.IOf("looking at the source: %w", err)
-	}
-	out, err := identify(ps.out)
-	if err != nil {
-		return fault.IOf("looking at the output: %w", err)
-	}
-	if out == src && out != (fileID{}) {
-		return fault.WithHint(
-			fault.Usagef("writing %q: the output is the source %q itself", ps.out, p.src.Path()),
-			"give another name; the source is never written to")
-	}
-	for _, name := range []string{ps.out, ps.partial} {
-		if err := checkApart(p.src.Path(), name); err != nil {
-			return err
-		}
-	}
-	for _, f := range p.src.Files() {
-		id, err := identify(f.Path())
-		if err != nil {
-			return fault.IOf("looking at the source: %w", err)
-		}
-		if id == out {
-			return fault.Usagef("writing %q: the output is the source file %q itself", ps.out, f.Path())
-		}
-	}
-	return nil
-}
-
-// checkApart refuses an output inside the source directory or around it.
-func checkApart(src, out string) error {
-	if fi, err := os.Stat(src); err != nil || !fi.IsDir() {
-		src = filepath.Dir(src)
-		if inside(src, out) { // beside a single source file is fine
-			return nil
-		}
-	} else if inside(src, out) {
-		return fault.Usagef("writing %q: the output lies inside the source directory %q, which is never written to", out, src)
-	}
-	if inside(out, src) {
-		return fault.Usagef("writing %q: the source %q lies inside the output directory", out, src)
-	}
-	return nil
-}
-
-// inside tells whether path lies below dir, links resolved as far as they exist.
-func inside(dir, path string) bool {
-	rel, err := filepath.Rel(resolve(dir), resolve(path))
-	return err == nil && rel != "." && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
-}
-
-// resolve is an absolute path without links; the last elements need not exist.
-func resolve(path string) string {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return path
-	}
-	if path, err := filepath.EvalSymlinks(abs); err == nil {
-		return path
-	}
-	parent := filepath.Dir(abs)
-	if parent == abs {
-		return abs
-	}
-	return filepath.Join(resolve(parent), filepath.Base(abs))
-}
-
-// checkFree refuses to write over something unless that was asked for.
-func checkFree(ps *paths, overwrite bool) error {
-	fi, err := os.Lstat(ps.out)
-	if errors.Is(err, os.ErrNotExist) {
-		if fi, err := os.Stat(filepath.Dir(ps.out)); err != nil || !fi.IsDir() {
-			return fault.Usagef("writing %q: the directory %q does not exist", ps.out, filepath.Dir(ps.out))
-		}
-		return nil
-	}
-	if err != nil {
-		return fault.IOf("looking at the output: %w", err)
-	}
-	if fi.IsDir() && ps.file == "" {
-		entries, err := os.ReadDir(ps.out)
-		if err != nil {
-			return fault.IOf("looking at the output: %w", err)
-		}
-		if len(entries) == 0 {
-			return nil
-		}
-	}
-	if !overwrite {
-		return fault.WithHint(fault.Usagef("writing %q: it exists already", ps.out), "--overwrite replaces it, at the end and in one step")
-	}
-	if fi.IsDir() != (ps.file == "") {
-		return fault.Usagef("writing %q: --overwrite replaces a directory by a directory and a file by a file", ps.out)
-	}
-	return nil
 }

@@ -99,7 +99,7 @@ type runner struct {
 // Run carries out a plan made by this process. It returns an error of class
 // fault.Input for weights that cannot be converted, fault.IO for what a retry may
 // mend, fault.Interrupted when ctx was cancelled; finished tensors are kept, and the same
-// plan continues where it stopped.
+// plan continues where it stopped. After an error of class fault.Input nothing is kept.
 func Run(ctx context.Context, p *Plan, o RunOptions) (*Result, error) {
 	start := time.Now()
 	if o.Progress == nil {
@@ -110,6 +110,9 @@ func Run(ctx context.Context, p *Plan, o RunOptions) (*Result, error) {
 	}
 	if o.Engine == nil {
 		o.Engine = CPU{}
+	}
+	if err := CheckName(o.Out); err != nil {
+		return nil, err
 	}
 	r := &runner{plan: p, opts: o, engine: o.Engine, log: o.Log, records: make([]Record, len(p.Jobs))}
 	ps := makePaths(o.Out, singleFile(p))
@@ -123,7 +126,12 @@ func Run(ctx context.Context, p *Plan, o RunOptions) (*Result, error) {
 	}
 	res, err := r.run(ctx)
 	if err != nil {
-		return nil, errors.Join(err, r.out.close(), r.journal.close())
+		err = errors.Join(err, r.out.close())
+		if fault.ClassOf(err) == fault.Input {
+			// The same plan can only fail again, and a source that was mended is another one.
+			return nil, errors.Join(err, removeAll(ps.partial), r.journal.remove())
+		}
+		return nil, errors.Join(err, r.journal.close())
 	}
 	res.Duration = time.Since(start)
 	return res, nil

@@ -91,8 +91,9 @@ func makeSchedule(jobs []Job, res Resources) (Schedule, error) {
 	}
 	if limit < least {
 		return Schedule{}, fault.WithHint(
-			fault.Usagef("--memory of %d bytes is too small for this checkpoint: it needs at least %d", limit, least),
-			"the absmax of the largest tensor (%d bytes) is kept while it is converted", largest)
+			fault.Usagef("--memory: %s is too little for this checkpoint: it needs at least %s (%d bytes)", units.IBytes(limit), units.IBytes(least), least),
+			"%s for the smallest chunk of %s and %s for the absmax of the largest tensor while it is converted",
+			units.IBytes(least-largest), ownerOfBuffers(len(res.Devices)), units.IBytes(largest))
 	}
 	for _, d := range res.Devices {
 		if need := perDeviceElem * minChunkElems; d.Memory < need {
@@ -123,6 +124,14 @@ func makeSchedule(jobs []Job, res Resources) (Schedule, error) {
 	s.JobMemory = min(limit-int64(s.Workers)*perElem*chunk, largest*int64(s.Workers+1))
 	s.Memory = int64(s.Workers)*perElem*chunk + s.JobMemory
 	return s, nil
+}
+
+// ownerOfBuffers says whose buffers the least memory holds.
+func ownerOfBuffers(devices int) string {
+	if devices > 1 {
+		return "one worker for each device"
+	}
+	return "one worker"
 }
 
 // share is how many of n workers the i-th of d devices gets.
