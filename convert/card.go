@@ -9,6 +9,7 @@ import (
 
 	"github.com/nf4conv/nf4conv/internal/fault"
 	"github.com/nf4conv/nf4conv/internal/treehash"
+	"github.com/nf4conv/nf4conv/internal/units"
 )
 
 // writeCard adds a section about the conversion to the model card: to the one that was
@@ -41,11 +42,11 @@ func (r *runner) writeCard(files []sealed, m *Manifest, sync bool) error {
 	fmt.Fprintf(&b, "\n## Conversion\n\n"+
 		"| | |\n|---|---|\n"+
 		"| base model | %s |\n| made by | %s %s |\n| method | %s |\n"+
-		"| parameters | %d, of which %d in %d modules are 4-bit |\n"+
+		"| parameters | %d, of which %d in %s are 4-bit |\n"+
 		"| size | %d -> %d bytes |\n",
-		r.plan.Source.Name, m.Tool.Name, m.Tool.Version, r.method(), t.Params, t.QuantizedParams, t.Quantized, in, out)
+		r.plan.Source.Name, m.Tool.Name, m.Tool.Version, r.method(), t.Params, t.QuantizedParams, units.Things(t.Quantized, "module"), in, out)
 	for _, k := range t.Kept {
-		fmt.Fprintf(&b, "| not quantized | %d tensors, %d parameters: %s |\n", k.Tensors, k.Params, k.Why)
+		fmt.Fprintf(&b, "| not quantized | %s, %s: %s |\n", units.Things(k.Tensors, "tensor"), units.Things(k.Params, "parameter"), k.Why)
 	}
 	fmt.Fprintf(&b, "\n`%s` holds the digest of every tensor read and written.\n", ManifestName)
 	if err := r.out.writeText(name, b.Bytes(), sync); err != nil {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/nf4conv/nf4conv/arch"
 	"github.com/nf4conv/nf4conv/formats/bnb"
@@ -192,9 +193,14 @@ func newPlan(verb string, src *hf.Checkpoint, options any, model *arch.Model, dt
 			p.Warnings = append(p.Warnings, fmt.Sprintf("%q is not carried: %s", s.Name, s.Why))
 		}
 	}
-	if src.IsFile() && isCheckpointDir(filepath.Dir(src.Path())) {
+	if dir := filepath.Dir(src.Path()); src.IsFile() && isCheckpointDir(dir) {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("%q is one file of the checkpoint %q, whose configuration and tokenizer are not read; to convert all of it, give the directory",
-			filepath.Base(src.Path()), filepath.Dir(src.Path())))
+			filepath.Base(src.Path()), dir))
+		for i, w := range p.Warnings { // there is one beside the file
+			if rest, ok := strings.CutPrefix(w, "there is no config.json"); ok {
+				p.Warnings[i] = "no config.json is read" + rest
+			}
+		}
 	}
 	return p
 }

@@ -3,11 +3,11 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -25,7 +25,9 @@ type app struct {
 	stdout, stderr *os.File
 	json           bool // --json was given
 	quiet          bool
-	autoBytes      int64 // weights from which --device auto looks for a GPU
+	writes         bool            // the verb writes a checkpoint, in steps that are kept
+	given          map[string]bool // flags on the command line
+	autoBytes      int64           // weights from which --device auto looks for a GPU
 }
 
 // global are the flags of every verb.
@@ -44,55 +46,39 @@ type verb struct {
 	codes                      string // exit codes that mean something particular here
 	minArgs, maxArgs           int
 	flags                      []cli.Flag
+	uses                       []string // global flags that do something here, besides --json and --quiet
+	writes                     bool     // a checkpoint
 	run                        func(ctx context.Context, a *app, g *global, c *cli.Context) error
 }
 
 func verbs() []verb {
-	return append(verbsWithoutCompletion(), completionVerb())
+	return append(verbsWithoutCompletion(), completionVerb(), helpVerb())
 }
 
 // main parses the command line and runs a verb.
 func (a *app) main(ctx context.Context, args []string) error {
 	vs := verbs()
-	args, err := permute(vs, args)
 	a.json = wantsJSON(args)
+	p, err := parse(vs, args)
 	if err != nil {
 		return err
 	}
-	return a.cli(ctx, vs).RunContext(ctx, append([]string{"nf4conv"}, args...))
-}
-
-// wantsJSON looks for --json itself, so that errors of parsing are JSON too.
-func wantsJSON(args []string) bool {
-	for _, s := range args {
-		if s == "--" {
-			break
-		}
-		if s == "--json" || s == "-json" || s == "--json=true" {
-			return true
-		}
+	if p.help {
+		return a.help(p.verb)
 	}
-	return os.Getenv("NF4CONV_JSON") == "true" || os.Getenv("NF4CONV_JSON") == "1"
+	a.given = p.given
+	return a.cli(ctx, vs).RunContext(ctx, append([]string{"nf4conv"}, p.args...))
 }
 
 func (a *app) cli(ctx context.Context, vs []verb) *cli.App {
-	usageError := func(_ *cli.Context, err error, _ bool) error { return explainUsage(vs, err) }
+	usageError := func(_ *cli.Context, err error, _ bool) error { return explainUsage(err) }
 	app := &cli.App{
-		Name: "nf4conv", Usage: "turns safetensors checkpoints into bitsandbytes 4-bit checkpoints",
-		HideVersion: true, HideHelpCommand: true, Writer: a.stdout, ErrWriter: a.stderr,
+		Name: "nf4conv", HideVersion: true, HideHelp: true, Writer: a.stdout, ErrWriter: a.stderr,
 		ExitErrHandler: func(*cli.Context, error) {}, OnUsageError: usageError,
-		CustomAppHelpTemplate: appHelp,
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return unknownVerb(vs, c.Args().First())
-			}
-			return errors.Join(cli.ShowAppHelp(c))
-		},
 	}
 	for _, v := range vs {
 		app.Commands = append(app.Commands, &cli.Command{
-			Name: v.name, Usage: v.usage, ArgsUsage: v.args, Flags: append(v.flags, globalFlags()...), OnUsageError: usageError,
-			CustomHelpTemplate: verbHelp(&v), HideHelpCommand: true,
+			Name: v.name, Flags: append(v.flags, globalFlags()...), OnUsageError: usageError, HideHelp: true,
 			Action: func(c *cli.Context) error { return a.runVerb(ctx, &v, c) },
 		})
 	}
@@ -101,13 +87,22 @@ func (a *app) cli(ctx context.Context, vs []verb) *cli.App {
 
 func (a *app) runVerb(ctx context.Context, v *verb, c *cli.Context) error {
 	if n := c.NArg(); n < v.minArgs || n > v.maxArgs {
-		return fault.WithHint(fault.Usagef("%s: expected %s, found %d arguments %q", v.name, v.args, n, c.Args().Slice()), "%s", v.example)
+		want := v.args
+		if want == "" {
+			want = "no arguments"
+		}
+		found := "none"
+		if n > 0 {
+			found = fmt.Sprintf("%s %q", units.Things(n, "argument"), c.Args().Slice())
+		}
+		return fault.WithHint(fault.Usagef("%s: expected %s, found %s", v.name, want, found), "%s", v.example)
 	}
-	g, err := readGlobal(c)
+	g, err := a.readGlobal(c)
 	if err != nil {
 		return err
 	}
-	a.json, a.quiet = g.json, g.quiet
+	a.json, a.quiet, a.writes = g.json, g.quiet, v.writes
+	a.warnOfTiers()
 	return v.run(ctx, a, g, c)
 }
 
@@ -131,22 +126,19 @@ func globalFlags() []cli.Flag {
 	return []cli.Flag{
 		boolFlag("json", "print one JSON document on stdout (schemas: docs/schema)"),
 		boolFlag("quiet", "print nothing but errors and results", "q"),
-		boolFlag("verbose", "say more", "v"),
-		stringFlag("log-format", "text", "`FORMAT` of messages on stderr: text or json"),
-		&cli.IntFlag{Name: "threads", Usage: "`N` workers (default: one per CPU, and two per GPU)", EnvVars: env("threads")},
-		stringFlag("memory", "", "cap on buffers, as in 512MiB or 4GB (default: 128MiB, with a GPU 512MiB, or what the largest tensor needs)"),
+		boolFlag("verbose", "list every tensor in the plan and log every step", "v"),
+		stringFlag("log-format", "text", "`FORMAT` of the log on stderr: text or json"),
+		&cli.IntFlag{Name: "threads", Usage: "`N` workers (default: 0, which stands for one per CPU, and two per GPU)", EnvVars: env("threads")},
+		stringFlag("memory", "", "cap on buffers: a `SIZE` such as 512MiB or 4GB (default: 128MiB, with a GPU 512MiB, or what the largest tensor needs)"),
 		stringFlag("device", "auto", "`WHERE` to compute: auto, cpu, cuda or cuda:0,1"),
 		stringFlag("progress", "auto", "`HOW` to show progress: auto, plain or none"),
 	}
 }
 
-func readGlobal(c *cli.Context) (*global, error) {
-	g := &global{
-		json: c.Bool("json"), quiet: c.Bool("quiet"), verbose: c.Bool("verbose"), logFormat: c.String("log-format"),
-		progress: c.String("progress"), threads: c.Int("threads"),
-	}
-	if g.quiet && g.verbose {
-		return nil, fault.Usagef("--quiet and --verbose contradict each other")
+func (a *app) readGlobal(c *cli.Context) (g *global, err error) {
+	g = &global{json: c.Bool("json"), logFormat: c.String("log-format"), progress: c.String("progress"), threads: c.Int("threads")}
+	if g.quiet, g.verbose, err = a.either(c, "quiet", "verbose", ""); err != nil {
+		return nil, err
 	}
 	if err := oneOf("log-format", g.logFormat, "text", "json"); err != nil {
 		return nil, err
@@ -155,9 +147,8 @@ func readGlobal(c *cli.Context) (*global, error) {
 		return nil, err
 	}
 	if g.threads < 0 || g.threads > 4096 {
-		return nil, fault.Usagef("--threads %d: expected 1 to 4096", g.threads)
+		return nil, fault.Usagef("--threads %d: expected 0 (as many as there are CPUs) to 4096", g.threads)
 	}
-	var err error
 	if g.memory, err = sizeFlag(c, "memory"); err != nil {
 		return nil, err
 	}
@@ -171,7 +162,7 @@ func oneOf(flag, value string, allowed ...string) error {
 			return nil
 		}
 	}
-	return fault.Usagef("--%s %q: expected %s", flag, value, strings.Join(allowed, " or "))
+	return fault.Usagef("--%s %q: expected %s", flag, value, choices(allowed))
 }
 
 // sizeFlag reads a size; an empty one is 0.
@@ -190,6 +181,21 @@ func sizeFlag(c *cli.Context, name string) (int64, error) {
 	return n, nil
 }
 
+// warnOfTiers says that NF4CONV_DISABLE names something that cannot be disabled.
+func (a *app) warnOfTiers() {
+	var known []string
+	for _, t := range tierStates() {
+		if t.Name != "generic" {
+			known = append(known, t.Name)
+		}
+	}
+	for name := range strings.SplitSeq(os.Getenv("NF4CONV_DISABLE"), ",") {
+		if name = strings.TrimSpace(name); name != "" && !slices.Contains(known, name) {
+			a.say("warning: NF4CONV_DISABLE names %q, which is no tier that can be switched off; those are %s", name, strings.Join(known, ", "))
+		}
+	}
+}
+
 // logger writes messages of the library to stderr.
 func (a *app) logger(g *global) *slog.Logger {
 	level := slog.LevelInfo
@@ -203,13 +209,6 @@ func (a *app) logger(g *global) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{Level: level}))
 	}
 	return slog.New(&lineHandler{w: a.stderr, level: level})
-}
-
-// say prints a line for people.
-func (a *app) say(format string, args ...any) {
-	if !a.quiet {
-		fmt.Fprintf(a.stderr, "nf4conv: "+format+"\n", args...)
-	}
 }
 
 // result prints the one JSON document.

@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -10,19 +13,27 @@ import (
 	"github.com/nf4conv/nf4conv/internal/fault"
 )
 
-// permute moves the verb to the front and flags before the other arguments, because
+// commandLine is what the arguments say before flags are parsed.
+type commandLine struct {
+	args  []string        // the verb, its flags, "--", the other arguments
+	verb  string          // empty: none
+	help  bool            // --help stands among the flags
+	given map[string]bool // flags on the command line, by their first names
+}
+
+// parse moves the verb to the front and flags before the other arguments, because
 // urfave/cli stops looking for flags at the first argument. "--" ends the flags.
-func permute(vs []verb, args []string) ([]string, error) {
+func parse(vs []verb, args []string) (*commandLine, error) {
 	name, at := findVerb(args)
 	if at < 0 {
-		return args, nil
+		return withoutVerb(args)
 	}
 	i := slices.IndexFunc(vs, func(v verb) bool { return v.name == name })
 	if i < 0 {
-		return args, unknownVerb(vs, name)
+		return nil, unknownVerb(vs, name)
 	}
 	flags := flagKinds(append(vs[i].flags, globalFlags()...))
-	out := []string{name}
+	p := &commandLine{args: []string{name}, verb: name, given: map[string]bool{}}
 	var rest []string
 	args = slices.Concat(args[:at], args[at+1:])
 	for k := 0; k < len(args); k++ {
@@ -36,19 +47,53 @@ func permute(vs []verb, args []string) ([]string, error) {
 			continue
 		}
 		flag, _, inline := strings.Cut(strings.TrimLeft(s, "-"), "=")
-		isBool, known := flags[flag]
-		if !known {
-			return append([]string{name}, args...), unknownFlag(name, flag, flags)
+		kind, known := flags[flag]
+		switch {
+		case !known:
+			return nil, unknownFlag(name, flag, flags)
+		case kind.name == "help":
+			p.help = true
+			continue
 		}
-		out = append(out, s)
-		if !isBool && !inline {
+		p.given[kind.name] = true
+		p.args = append(p.args, s)
+		if !kind.isBool && !inline {
 			if k++; k == len(args) {
-				return append([]string{name}, args...), fault.Usagef("%s: --%s needs a value", name, flag)
+				return nil, fault.Usagef("%s: --%s needs a value", name, flag)
 			}
-			out = append(out, args[k])
+			p.args = append(p.args, args[k])
 		}
 	}
-	return append(append(out, "--"), rest...), nil
+	p.args = append(append(p.args, "--"), rest...)
+	return p, nil
+}
+
+// withoutVerb is for flags alone: --help and --version mean the verbs of those names.
+func withoutVerb(args []string) (*commandLine, error) {
+	p := &commandLine{help: true, given: map[string]bool{}}
+	flags := flagKinds(globalFlags())
+	flags["version"] = flagKind{"version", true}
+	for k := 0; k < len(args) && args[k] != "--"; k++ {
+		flag, _, inline := strings.Cut(strings.TrimLeft(args[k], "-"), "=")
+		kind, known := flags[flag]
+		switch {
+		case !known:
+			return nil, unknownFlag("", flag, flags)
+		case kind.name == "version":
+			p.verb, p.help = "version", false
+			continue
+		case kind.name != "help":
+			p.args = append(p.args, args[k])
+		}
+		if !kind.isBool && !inline {
+			if k++; k == len(args) {
+				return nil, fault.Usagef("--%s needs a value", flag)
+			}
+			p.args = append(p.args, args[k])
+		}
+	}
+	p.args = append([]string{p.verb}, p.args...)
+	return p, nil
 }
 
 // findVerb is the first argument that is neither a flag nor the value of a global one.
@@ -56,30 +101,71 @@ func findVerb(args []string) (string, int) {
 	flags := flagKinds(globalFlags())
 	for i := 0; i < len(args); i++ {
 		s := args[i]
-		switch {
-		case s == "--":
-			return "", -1
-		case len(s) < 2 || s[0] != '-':
+		if s == "--" {
+			if i++; i == len(args) {
+				break
+			}
+			return args[i], i
+		}
+		if len(s) < 2 || s[0] != '-' {
 			return s, i
 		}
 		flag, _, inline := strings.Cut(strings.TrimLeft(s, "-"), "=")
-		if isBool, known := flags[flag]; known && !isBool && !inline {
+		if kind, known := flags[flag]; known && !kind.isBool && !inline {
 			i++
 		}
 	}
 	return "", -1
 }
 
-// flagKinds maps every name of every flag to whether it takes no value.
-func flagKinds(flags []cli.Flag) map[string]bool {
-	out := map[string]bool{"help": true, "h": true}
+// flagKind is the first name of a flag and whether it takes no value.
+type flagKind struct {
+	name   string
+	isBool bool
+}
+
+// flagKinds maps every name of every flag to its kind.
+func flagKinds(flags []cli.Flag) map[string]flagKind {
+	help := flagKind{"help", true}
+	out := map[string]flagKind{"help": help, "h": help}
 	for _, f := range flags {
 		_, isBool := f.(*cli.BoolFlag)
 		for _, n := range f.Names() {
-			out[n] = isBool
+			out[n] = flagKind{f.Names()[0], isBool}
 		}
 	}
 	return out
+}
+
+// wantsJSON looks for --json itself, so that errors of parsing are JSON too.
+func wantsJSON(args []string) bool {
+	want, _ := strconv.ParseBool(os.Getenv("NF4CONV_JSON"))
+	for _, s := range args {
+		if s == "--" {
+			break
+		}
+		flag, value, inline := strings.Cut(strings.TrimLeft(s, "-"), "=")
+		if !strings.HasPrefix(s, "-") || flag != "json" {
+			continue
+		}
+		if v, err := strconv.ParseBool(value); err == nil || !inline {
+			want = v || !inline
+		}
+	}
+	return want
+}
+
+// either reads two switches that contradict each other. One on the command line wins
+// over one in the environment.
+func (a *app) either(c *cli.Context, x, y, why string) (isX, isY bool, err error) {
+	isX, isY = c.Bool(x), c.Bool(y)
+	if isX && isY {
+		if a.given[x] == a.given[y] {
+			return false, false, fault.Usagef("--%s and --%s contradict each other%s", x, y, why)
+		}
+		isX, isY = a.given[x], a.given[y]
+	}
+	return isX, isY, nil
 }
 
 func unknownVerb(vs []verb, name string) error {
@@ -87,30 +173,64 @@ func unknownVerb(vs []verb, name string) error {
 	for _, v := range vs {
 		names = append(names, v.name)
 	}
-	err := fault.Usagef("there is no verb %q; expected %s", name, strings.Join(names, ", "))
+	err := fault.Usagef("there is no verb %q; expected %s", name, choices(names))
 	if near := nearest(name, names); near != "" {
 		return fault.WithHint(err, "did you mean %q?", near)
 	}
 	return fault.WithHint(err, "nf4conv --help lists them")
 }
 
-func unknownFlag(verb, flag string, flags map[string]bool) error {
+func unknownFlag(verb, flag string, flags map[string]flagKind) error {
 	var names []string
 	for n := range flags {
 		names = append(names, n)
 	}
 	slices.Sort(names)
-	err := fault.Usagef("%s: there is no flag --%s", verb, flag)
+	where, help := verb+": ", "nf4conv "+verb+" --help lists them"
+	if verb == "" {
+		where, help = "", "a verb comes first: nf4conv --help lists them"
+	}
+	err := fault.Usagef("%sthere is no flag --%s", where, visible(flag))
 	if near := nearest(flag, names); near != "" {
 		return fault.WithHint(err, "did you mean --%s?", near)
 	}
-	return fault.WithHint(err, "nf4conv %s --help lists them", verb)
+	return fault.WithHint(err, "%s", help)
 }
 
-// explainUsage classifies what urfave/cli says of flags.
-func explainUsage(_ []verb, err error) error {
-	msg := strings.TrimPrefix(err.Error(), "flag: ")
-	return fault.Usagef("%s", strings.TrimSuffix(msg, "."))
+// What urfave/cli and the package flag say of a value that a flag does not take: in the
+// environment, and on the command line.
+var (
+	badVariable = regexp.MustCompile(`^could not parse (".*") as (\w+) value from environment variable "(\w+)" for flag [\w-]+: (.*)$`)
+	badFlag     = regexp.MustCompile(`^invalid (boolean )?value (".*") for (?:flag )?-([\w-]+): (.*)$`)
+)
+
+// explainUsage says in our words what urfave/cli says of flags.
+func explainUsage(err error) error {
+	expected := func(isBool bool, cause string) string {
+		switch {
+		case isBool:
+			return "true or false"
+		case strings.Contains(cause, "out of range"):
+			return "a smaller number"
+		}
+		return "a whole number"
+	}
+	msg := err.Error()
+	if m := badVariable.FindStringSubmatch(msg); m != nil {
+		return fault.Usagef("the environment variable %s is %s: expected %s", m[3], m[1], expected(m[2] == "bool", m[4]))
+	}
+	if m := badFlag.FindStringSubmatch(msg); m != nil {
+		return fault.Usagef("--%s %s: expected %s", m[3], m[2], expected(m[1] != "", m[4]))
+	}
+	return fault.Usagef("%s", strings.TrimSuffix(strings.TrimPrefix(msg, "flag: "), "."))
+}
+
+// choices lists names as in "a, b or c".
+func choices(names []string) string {
+	if n := len(names); n > 1 {
+		return fmt.Sprintf("%s or %s", strings.Join(names[:n-1], ", "), names[n-1])
+	}
+	return strings.Join(names, "")
 }
 
 // nearest is the name at the least edit distance, if that is small.
@@ -142,40 +262,4 @@ func distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
-}
-
-const appHelp = `nf4conv turns safetensors checkpoints into bitsandbytes 4-bit checkpoints (NF4, FP4)
-that load in transformers, PEFT, vLLM and Unsloth. No GPU, torch or Python needed.
-
-usage: nf4conv VERB [FLAGS] ARGUMENTS
-
-verbs:
-{{range .VisibleCommands}}  {{printf "%-12s" .Name}} {{.Usage}}
-{{end}}
-"nf4conv VERB --help" shows flags, an example and exit codes. Flags may stand anywhere;
-every flag --some-flag can be set by the environment variable NF4CONV_SOME_FLAG.
-
-example: nf4conv quantize path/to/model model-nf4
-
-exit codes: 0 success, 1 internal error, 2 wrong usage, 3 a gate failed, 4 invalid input,
-5 I/O or device error, 130 interrupted
-`
-
-// verbHelp is the help of a verb: usage, flags, example, exit codes.
-func verbHelp(v *verb) string {
-	codes := "0 success, 2 wrong usage, 4 invalid input, 5 I/O error, 130 interrupted"
-	if v.codes != "" {
-		codes = v.codes
-	}
-	return fmt.Sprintf(`usage: nf4conv %s [FLAGS] %s
-
-%s
-
-flags:
-{{range .VisibleFlags}}  {{.}}
-{{end}}
-example: %s
-
-exit codes: %s
-`, v.name, v.args, v.usage, v.example, codes)
 }

@@ -27,7 +27,8 @@ func benchVerb() verb {
 		flags: []cli.Flag{
 			&cli.StringFlag{Name: "dir", Usage: "measure a file of 1 GiB in `DIR` too", EnvVars: env("dir")},
 		},
-		run: runBench,
+		uses: []string{"threads", "device"},
+		run:  runBench,
 	}
 }
 
@@ -41,10 +42,7 @@ func runBench(ctx context.Context, a *app, g *global, c *cli.Context) error {
 		if g.json {
 			return nil
 		}
-		if _, err := fmt.Fprint(a.stdout, benchText(r)); err != nil {
-			return fault.IOf("writing the result: %w", err)
-		}
-		return nil
+		return a.print(benchText(r))
 	}
 	threads := g.threads
 	if threads == 0 {

@@ -20,8 +20,7 @@ func completionVerb() verb {
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprint(a.stdout, text)
-			return err
+			return a.text(text)
 		},
 	}
 }
@@ -32,14 +31,14 @@ func completion(shell string) (string, error) {
 	flags := map[string][]string{}
 	for _, v := range verbsWithoutCompletion() {
 		names = append(names, v.name)
-		for n := range flagKinds(append(v.flags, globalFlags()...)) {
+		for n := range flagKinds(v.shown()) {
 			if len(n) > 1 {
 				flags[v.name] = append(flags[v.name], "--"+n)
 			}
 		}
 		slices.Sort(flags[v.name])
 	}
-	names = append(names, "completion")
+	names = append(names, "completion", "help")
 	var b strings.Builder
 	switch shell {
 	case "bash", "zsh":

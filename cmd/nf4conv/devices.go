@@ -70,8 +70,7 @@ func devicesVerb() verb {
 			if g.json {
 				return a.result(doc)
 			}
-			_, err := fmt.Fprint(a.stdout, devicesText(doc))
-			return err
+			return a.print(devicesText(doc))
 		},
 	}
 }
@@ -80,11 +79,7 @@ func findDevices() *devicesDoc {
 	doc := &devicesDoc{
 		Schema: "nf4conv.devices/1", CPU: cpuDoc{machine.CPUModel(), runtime.GOARCH, runtime.NumCPU()}, GPUs: []gpuDoc{},
 		Selected: "cpu (" + kernels.Tier() + ")",
-		Tiers: []tierState{
-			{"generic", true, "Go, the definition of every result"},
-			tierOf("avx2", "AVX2, FMA and F16C"),
-			tierOf("avx512", "AVX-512 F, BW, VL and DQ"),
-		},
+		Tiers:    tierStates(),
 	}
 	lib, err := driver.Open()
 	if err != nil {
@@ -104,6 +99,14 @@ func findDevices() *devicesDoc {
 		doc.Selected = "cuda:" + strings.Join(usable, ",")
 	}
 	return doc
+}
+
+func tierStates() []tierState {
+	return []tierState{
+		{"generic", true, "Go, the definition of every result"},
+		tierOf("avx2", "AVX2, FMA and F16C"),
+		tierOf("avx512", "AVX-512 F, BW, VL and DQ"),
+	}
 }
 
 func describeGPU(lib driver.Library, info driver.Info) gpuDoc {
@@ -140,7 +143,7 @@ func tryGPU(lib driver.Library, index int, image []byte) (free int64, err error)
 
 func devicesText(doc *devicesDoc) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "cpu      %s, %d cores\n", strings.TrimPrefix(doc.CPU.Model+", "+doc.CPU.Arch, ", "), doc.CPU.Cores)
+	fmt.Fprintf(&b, "cpu      %s, %s\n", strings.TrimPrefix(doc.CPU.Model+", "+doc.CPU.Arch, ", "), units.Things(doc.CPU.Cores, "core"))
 	for _, t := range doc.Tiers {
 		fmt.Fprintf(&b, "  %s %-8s %s\n", mark(t.Selected), t.Name, t.Why)
 	}

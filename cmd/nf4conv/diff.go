@@ -12,6 +12,7 @@ import (
 	"github.com/nf4conv/nf4conv/compare"
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/internal/units"
 )
 
 func diffVerb() verb {
@@ -22,7 +23,8 @@ func diffVerb() verb {
 			boolFlag("exit-code", "exit with 3 when anything differs"),
 			&cli.IntFlag{Name: "limit", Value: 20, Usage: "print at most `N` tensors; 0 prints all", EnvVars: env("limit")},
 		},
-		run: runDiff,
+		uses: []string{"threads"},
+		run:  runDiff,
 	}
 }
 
@@ -49,8 +51,8 @@ func runDiff(ctx context.Context, a *app, g *global, c *cli.Context) (err error)
 	}
 	if g.json {
 		err = a.result(r)
-	} else if _, werr := fmt.Fprint(a.stdout, diffText(r, c.Int("limit"))); werr != nil {
-		err = fault.IOf("writing the result: %w", werr)
+	} else {
+		err = a.print(diffText(r, c.Int("limit")))
 	}
 	if err == nil && c.Bool("exit-code") && !r.Equal {
 		return &gateError{fault.Gatef("%q and %q differ", r.A.Path, r.B.Path)}
@@ -65,19 +67,20 @@ func (e *gateError) Unwrap() error { return e.error }
 
 func diffText(r *compare.Result, limit int) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "a  %s: %d tensors, quantized: %s\nb  %s: %d tensors, quantized: %s\n", r.A.Path, r.A.Tensors, r.A.Scheme, r.B.Path, r.B.Tensors, r.B.Scheme)
+	fmt.Fprintf(&b, "a  %s: %s, quantized: %s\nb  %s: %s, quantized: %s\n", visible(r.A.Path), units.Things(r.A.Tensors, "tensor"), r.A.Scheme,
+		visible(r.B.Path), units.Things(r.B.Tensors, "tensor"), r.B.Scheme)
 	if r.Equal {
 		return b.String() + "no difference\n"
 	}
-	fmt.Fprintf(&b, "%d tensors have equal values, %d differ, %d only in a, %d only in b; relative error over all %.5f\n", r.Same, len(r.Tensors), len(r.OnlyA), len(r.OnlyB), r.RelError)
+	fmt.Fprintf(&b, "%s with equal values, %d differ, %d only in a, %d only in b; relative error over all %.5f\n", units.Things(r.Same, "tensor"), len(r.Tensors), len(r.OnlyA), len(r.OnlyB), r.RelError)
 	if len(r.Config) > 0 {
-		fmt.Fprintf(&b, "config.json differs in %s\n", strings.Join(r.Config, ", "))
+		fmt.Fprintf(&b, "config.json differs in %s\n", strings.Join(visibles(r.Config), ", "))
 	}
 	for _, n := range r.OnlyA {
-		fmt.Fprintf(&b, "only in a  %s\n", n)
+		fmt.Fprintf(&b, "only in a  %s\n", visible(n))
 	}
 	for _, n := range r.OnlyB {
-		fmt.Fprintf(&b, "only in b  %s\n", n)
+		fmt.Fprintf(&b, "only in b  %s\n", visible(n))
 	}
 	wide := 9 // of the column of storages
 	for _, t := range r.Tensors {
@@ -94,11 +97,11 @@ func diffText(r *compare.Result, limit int) string {
 		stored := t.StorageA + " " + t.StorageB
 		switch t.Kind {
 		case "values":
-			fmt.Fprintf(&b, "%-9.5f %-9.3g %-8.5f %-*s %s\n", t.RelError, t.MaxAbs, t.Cosine, wide, stored, t.Name)
+			fmt.Fprintf(&b, "%-9.5f %-9.3g %-8.5f %-*s %s\n", t.RelError, t.MaxAbs, t.Cosine, wide, stored, visible(t.Name))
 		case "shape":
-			fmt.Fprintf(&b, "shapes %v and %v: %s\n", t.ShapeA, t.ShapeB, t.Name)
+			fmt.Fprintf(&b, "shapes %v and %v: %s\n", t.ShapeA, t.ShapeB, visible(t.Name))
 		default:
-			fmt.Fprintf(&b, "%d bytes differ (%s): %s\n", t.Different, stored, t.Name)
+			fmt.Fprintf(&b, "%s different (%s): %s\n", units.Things(t.Different, "byte"), stored, visible(t.Name))
 		}
 	}
 	return b.String()

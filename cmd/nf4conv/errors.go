@@ -38,7 +38,10 @@ func (a *app) exitCode(err error) int {
 	message := oneLine(err)
 	if class == fault.Interrupted {
 		message = "interrupted"
-		hints = []string{"what is done is kept; the same command continues"}
+		hints = nil
+		if a.writes {
+			hints = []string{"what is done is kept; the same command continues"}
+		}
 	}
 	var gate *gateError
 	if a.json && !errors.As(err, &gate) {
@@ -47,9 +50,9 @@ func (a *app) exitCode(err error) int {
 			return fault.IO.ExitCode()
 		}
 	}
-	fmt.Fprintf(a.stderr, "nf4conv: error: %s\n", message)
+	a.tell("error: " + message)
 	for _, h := range hints {
-		fmt.Fprintf(a.stderr, "nf4conv: hint: %s\n", h)
+		a.tell("hint: " + h)
 	}
 	return class.ExitCode()
 }
@@ -69,9 +72,9 @@ func (h *lineHandler) Enabled(_ context.Context, l slog.Level) bool { return l >
 
 func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	var b strings.Builder
-	b.WriteString("nf4conv: " + r.Message)
+	b.WriteString("nf4conv: " + visible(r.Message))
 	r.Attrs(func(at slog.Attr) bool {
-		fmt.Fprintf(&b, " %s=%v", at.Key, at.Value)
+		fmt.Fprintf(&b, " %s=%s", at.Key, visible(at.Value.String()))
 		return true
 	})
 	_, err := fmt.Fprintln(h.w, b.String())

@@ -11,7 +11,6 @@ import (
 
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/inspect"
-	"github.com/nf4conv/nf4conv/internal/fault"
 	"github.com/nf4conv/nf4conv/internal/units"
 )
 
@@ -33,10 +32,7 @@ func inspectVerb() verb {
 			if g.json {
 				return a.result(r)
 			}
-			if _, err := fmt.Fprint(a.stdout, inspectText(r)); err != nil {
-				return fault.IOf("writing the result: %w", err)
-			}
-			return nil
+			return a.print(inspectText(r))
 		},
 	}
 }
@@ -44,7 +40,7 @@ func inspectVerb() verb {
 func inspectText(r *inspect.Report) string {
 	var b strings.Builder
 	line := func(label, format string, args ...any) {
-		fmt.Fprintf(&b, "%-13s %s\n", label, fmt.Sprintf(format, args...))
+		fmt.Fprintf(&b, "%-13s %s\n", label, visible(fmt.Sprintf(format, args...)))
 	}
 	known := ""
 	if !r.Known {
@@ -54,11 +50,11 @@ func inspectText(r *inspect.Report) string {
 	line("architecture", "%s (%s)%s", orNone(r.Architecture), orNone(r.ModelType), known)
 	line("size", "%s parameters in %s, %.2f bits each; config dtype %s", units.Count(r.Params), units.Bytes(r.Bytes), r.Bits, orNone(r.DType))
 	for _, f := range r.Files {
-		line("file", "%s, %s, %d tensors", filepath.Base(f.Name), units.Bytes(f.Bytes), f.Tensors)
+		line("file", "%s, %s, %s", filepath.Base(f.Name), units.Bytes(f.Bytes), units.Things(f.Tensors, "tensor"))
 	}
 	line("quantized", "%s", r.Scheme)
 	if q := r.Quantization; q != nil {
-		line("", "%s, block size %v, double quantization %t, compute dtype %s, %d modules", q.Type, q.BlockSizes, q.DoubleQuant, orNone(q.ComputeDType), q.Modules)
+		line("", "%s, block size %v, double quantization %t, compute dtype %s, %s", q.Type, q.BlockSizes, q.DoubleQuant, orNone(q.ComputeDType), units.Things(q.Modules, "module"))
 		line("skip list", "%s", strings.Join(q.SkipModules, ", "))
 	}
 	for _, l := range r.Loaders {
@@ -66,11 +62,11 @@ func inspectText(r *inspect.Report) string {
 			line("loader", "%s: expects 4 bits exactly where they are", l.Name)
 			continue
 		}
-		line("loader", "%s: disagrees about %d modules, first: %s", l.Name, len(l.Problems), l.Problems[0])
+		line("loader", "%s: disagrees about %s, first: %s", l.Name, units.Things(len(l.Problems), "module"), l.Problems[0])
 	}
 	for i, list := range [][]inspect.Count{r.Storages, r.Roles} {
 		for _, s := range list {
-			line([]string{"stored as", "role"}[i], "%-12s %5d tensors  %10s parameters  %10s", s.Name, s.Tensors, units.Count(s.Params), units.Bytes(s.Bytes))
+			line([]string{"stored as", "role"}[i], "%-12s %5d %-7s  %10s parameters  %10s", s.Name, s.Tensors, units.Plural(s.Tensors, "tensor"), units.Count(s.Params), units.Bytes(s.Bytes))
 		}
 	}
 	if len(r.Side) > 0 {
@@ -86,7 +82,7 @@ func inspectText(r *inspect.Report) string {
 		line("refused", "%s", r.Refused)
 	}
 	for _, t := range r.Tensors {
-		fmt.Fprintf(&b, "  %-60s %-9s %-18s %-10s %s\n", t.Name, t.Storage, fmt.Sprint(t.Shape), t.Role, t.Would)
+		fmt.Fprintf(&b, "  %-60s %-9s %-18s %-10s %s\n", visible(t.Name), t.Storage, fmt.Sprint(t.Shape), t.Role, t.Would)
 	}
 	return b.String()
 }

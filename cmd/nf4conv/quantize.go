@@ -1,8 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -22,24 +25,28 @@ func quantizeVerb() verb {
 		flags: append([]cli.Flag{
 			stringFlag("type", "nf4", "4-bit `TYPE`: nf4 or fp4"),
 			&cli.IntFlag{Name: "block-size", Value: 64, Usage: "`N` weights share a scale: 32, 64 ... 4096", EnvVars: env("block-size")},
-			boolFlag("double-quant", "quantize the scales too (the default)"),
+			boolFlag("double-quant", "quantize the scales too, as is done unless told otherwise"),
 			boolFlag("no-double-quant", "keep the scales in float32"),
-			stringFlag("dtype", "auto", "`DTYPE` of what is not 4-bit: auto, bfloat16 or float16"),
+			stringFlag("dtype", "auto", "`DTYPE` of what is not 4-bit: auto (that of the checkpoint), bfloat16 (or bf16) or float16 (or fp16, half)"),
 			listFlag("skip", "keep modules that match `GLOB` in 16 bits (repeatable)"),
 			listFlag("include", "make modules that match `GLOB` 4-bit too (repeatable)"),
-			listFlag("loader", "who must be able to load it: transformers, transformers5, transformers4, vllm, unsloth (default: transformers,vllm)"),
+			listFlag("loader", "`NAMES` of those that must be able to load it, with commas between: transformers, transformers5, transformers4, vllm, unsloth (default: transformers,vllm)"),
 			boolFlag("strict-arch", "refuse architectures that are not in the table"),
-			stringFlag("scale", "absmax", "how blocks are scaled: absmax, as bitsandbytes does"),
+			stringFlag("scale", "absmax", "`METHOD` by which blocks are scaled: absmax, as bitsandbytes does"),
 		}, runFlags()...),
+		uses: runUses, writes: true,
 		run: runQuantize,
 	}
 }
+
+// runUses are the global flags of verbs that write a checkpoint: all.
+var runUses = []string{"verbose", "log-format", "threads", "memory", "device", "progress"}
 
 // runFlags are those of verbs that write a checkpoint.
 func runFlags() []cli.Flag {
 	return []cli.Flag{
 		stringFlag("max-shard-size", "5GB", "begin a new file at this `SIZE`"),
-		boolFlag("dry-run", "print the plan and write nothing"),
+		boolFlag("dry-run", "print the plan on stdout (with --quiet too) and write nothing"),
 		boolFlag("overwrite", "replace OUT, at the end and in one step"),
 		boolFlag("restart", "throw away what an interrupted run left"),
 		boolFlag("sha256", "add a SHA-256 of every weight file to the manifest, and SHA256SUMS"),
@@ -50,7 +57,7 @@ func runFlags() []cli.Flag {
 }
 
 func runQuantize(ctx context.Context, a *app, g *global, c *cli.Context) error {
-	o, err := quantizeOptions(g, c)
+	o, err := a.quantizeOptions(g, c)
 	if err != nil {
 		return err
 	}
@@ -60,21 +67,23 @@ func runQuantize(ctx context.Context, a *app, g *global, c *cli.Context) error {
 	})
 }
 
-func quantizeOptions(g *global, c *cli.Context) (convert.QuantizeOptions, error) {
+func (a *app) quantizeOptions(g *global, c *cli.Context) (convert.QuantizeOptions, error) {
 	o := convert.DefaultQuantize()
 	var err error
-	if o.Type, err = nf4.Parse(c.String("type")); err != nil {
+	if o.Type, err = nf4.Parse(strings.ToLower(c.String("type"))); err != nil {
 		return o, fault.Usagef("--type: %w", err)
 	}
 	if o.BlockSize = c.Int("block-size"); nf4.CheckBlockSize(o.BlockSize) != nil {
 		return o, fault.Usagef("--block-size: %w", nf4.CheckBlockSize(o.BlockSize))
 	}
-	if c.Bool("double-quant") && c.Bool("no-double-quant") {
-		return o, fault.Usagef("--double-quant and --no-double-quant contradict each other")
+	_, plain, err := a.either(c, "double-quant", "no-double-quant", "")
+	if err != nil {
+		return o, err
 	}
-	o.DoubleQuant = !c.Bool("no-double-quant")
-	o.DType = c.String("dtype")
-	if err := oneOf("dtype", o.DType, "auto", "bfloat16", "float16"); err != nil {
+	// An empty variable counts as one that is not set.
+	said := a.given["double-quant"] || os.Getenv(env("double-quant")[0]) != ""
+	o.DoubleQuant = !plain && (c.Bool("double-quant") || !said)
+	if o.DType, err = dtypeFlag(c, "auto", "bfloat16", "float16"); err != nil {
 		return o, err
 	}
 	if err := oneOf("scale", c.String("scale"), "absmax"); err != nil {
@@ -98,17 +107,17 @@ func dequantizeVerb() verb {
 		name: "dequantize", usage: "write a 16-bit checkpoint from a 4-bit one (or from FP8, MXFP4)", args: "SRC OUT", minArgs: 2, maxArgs: 2,
 		example: "nf4conv dequantize model-nf4 model-16bit", codes: runCodes,
 		flags: append([]cli.Flag{stringFlag("dtype", "auto", "`DTYPE` of the output: auto (that of the checkpoint), bfloat16, float16 or float32")}, runFlags()...),
-		run:   runDequantize,
+		uses:  runUses, writes: true,
+		run: runDequantize,
 	}
 }
 
 func runDequantize(ctx context.Context, a *app, g *global, c *cli.Context) error {
 	o := convert.DefaultDequantize()
-	o.DType = c.String("dtype")
-	if err := oneOf("dtype", o.DType, "auto", "bfloat16", "float16", "float32"); err != nil {
+	var err error
+	if o.DType, err = dtypeFlag(c, "auto", "bfloat16", "float16", "float32"); err != nil {
 		return err
 	}
-	var err error
 	if o.MaxShardSize, err = sizeFlag(c, "max-shard-size"); err != nil {
 		return err
 	}
@@ -117,6 +126,19 @@ func runDequantize(ctx context.Context, a *app, g *global, c *cli.Context) error
 		o.FileName, o.Devices = fileName, devices
 		return convert.Dequantize(src, o)
 	})
+}
+
+// dtypeNames are other ways to write the names of dtypes.
+var dtypeNames = map[string]string{"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "half": "float16", "fp32": "float32", "f32": "float32", "float": "float32"}
+
+// dtypeFlag reads --dtype by torch's name or a usual short one, in any case.
+func dtypeFlag(c *cli.Context, allowed ...string) (string, error) {
+	name := strings.TrimPrefix(strings.ToLower(c.String("dtype")), "torch.")
+	name = cmp.Or(dtypeNames[name], name)
+	if !slices.Contains(allowed, name) {
+		return "", oneOf("dtype", c.String("dtype"), allowed...)
+	}
+	return name, nil
 }
 
 // outFileName is the name of the one output file when OUT is a file, which it is when it

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime/debug"
 	"time"
 
@@ -10,7 +11,7 @@ import (
 
 	"github.com/nf4conv/nf4conv/convert"
 	"github.com/nf4conv/nf4conv/formats/hf"
-	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/internal/term"
 )
 
 // runDoc is what --json prints after a conversion.
@@ -29,8 +30,13 @@ type runDoc struct {
 // runPlan is the common part of the verbs that write a checkpoint: open, plan, show,
 // run, sum up.
 func (a *app) runPlan(ctx context.Context, g *global, c *cli.Context, build builder) (err error) {
-	if c.Bool("restart") && c.Bool("dry-run") {
-		return fault.Usagef("--restart and --dry-run contradict each other: a dry run removes nothing")
+	restart, dryRun, err := a.either(c, "restart", "dry-run", ": a dry run removes nothing")
+	if err != nil {
+		return err
+	}
+	out := c.Args().Get(1)
+	if err := convert.CheckName(out); err != nil {
+		return err
 	}
 	// What lives is the plan and the buffers, and little is made anew: the collector may work
 	// harder for a small process.
@@ -40,7 +46,6 @@ func (a *app) runPlan(ctx context.Context, g *global, c *cli.Context, build buil
 		return err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	out := c.Args().Get(1)
 	fileName, err := outFileName(src, out)
 	if err != nil {
 		return err
@@ -53,26 +58,31 @@ func (a *app) runPlan(ctx context.Context, g *global, c *cli.Context, build buil
 		defer func() { err = errors.Join(err, at.engine.Close()) }()
 	}
 	plan := at.plan
+	var progress convert.Progress
+	o := convert.RunOptions{
+		Out: out, Overwrite: c.Bool("overwrite"), Restart: restart, SHA256: c.Bool("sha256"), Card: c.Bool("card"),
+		NoSync: c.Bool("no-sync"), Tool: thisTool(), Progress: &progress, Log: a.logger(g),
+	}
+	if !dryRun {
+		if err := convert.Check(plan, o); err != nil {
+			return err
+		}
+	}
 	for _, w := range plan.Warnings {
 		a.say("warning: %s", w)
 	}
-	if c.Bool("dry-run") {
+	if dryRun {
 		if g.json {
 			return a.result(plan)
 		}
-		a.showPlan(a.stdout, plan, out, g.verbose)
-		return nil
+		return a.print(planText(plan, out, g.verbose, term.Width(a.stdout)))
 	}
 	if !a.quiet {
-		a.showPlan(a.stderr, plan, out, g.verbose)
+		fmt.Fprint(a.stderr, planText(plan, out, g.verbose, term.Width(a.stderr)))
 	}
 	debug.SetMemoryLimit(plan.Schedule.Memory + 32<<20)
-	var progress convert.Progress
 	stop := a.showProgress(&progress, plan, g)
-	res, err := a.runOn(ctx, g, &at, convert.RunOptions{
-		Out: out, Overwrite: c.Bool("overwrite"), Restart: c.Bool("restart"), SHA256: c.Bool("sha256"), Card: c.Bool("card"),
-		NoSync: c.Bool("no-sync"), Tool: thisTool(), Progress: &progress, Log: a.logger(g),
-	}, func() (*convert.Plan, error) { return build(src, fileName, nil) })
+	res, err := a.runOn(ctx, g, &at, o, func() (*convert.Plan, error) { return build(src, fileName, nil) })
 	stop()
 	plan = at.plan
 	if err != nil {

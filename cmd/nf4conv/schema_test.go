@@ -29,7 +29,7 @@ const schemaDir = "../../docs/schema"
 // schema: docs/schema/NAME.json.
 var documents = map[string]any{
 	"plan": convert.Plan{}, "run": runDoc{}, "inspect": inspect.Report{}, "diff": compare.Result{}, "devices": devicesDoc{}, "bench": benchDoc{},
-	"version": versionDoc{}, "error": errorDoc{}, "manifest": convert.Manifest{},
+	"version": versionDoc{}, "text": textDoc{}, "error": errorDoc{}, "manifest": convert.Manifest{},
 }
 
 // The schemas say what the Go types say, comments included: a field that is added,

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -16,31 +15,38 @@ import (
 	"github.com/nf4conv/nf4conv/internal/units"
 )
 
-// showPlan prints what is about to happen, in a handful of lines.
-func (a *app) showPlan(w io.Writer, p *convert.Plan, out string, verbose bool) {
+// labelled appends lines "  label    text" to b, wrapped to a terminal's width.
+func labelled(b *strings.Builder, width int) func(label, format string, args ...any) {
+	return func(label, format string, args ...any) {
+		b.WriteString(wrap(fmt.Sprintf("  %-8s ", label), visible(fmt.Sprintf(format, args...)), 11, width))
+	}
+}
+
+// planText says what is about to happen, in a handful of lines.
+func planText(p *convert.Plan, out string, verbose bool, width int) string {
+	var b strings.Builder
 	t := &p.Totals
-	line := func(label, format string, args ...any) {
-		fmt.Fprintf(w, "  %-8s %s\n", label, fmt.Sprintf(format, args...))
-	}
-	name := p.Model.Architecture
-	if name == "" {
-		name = "unknown architecture"
-	}
-	fmt.Fprintf(w, "nf4conv: %s %s -> %s\n", p.Verb, p.Source.Name, out)
-	line("model", "%s, %s parameters, %d tensors in %d %s", name, units.Count(t.Params), len(p.Jobs), len(p.Source.Files), plural(len(p.Source.Files), "file"))
+	line := labelled(&b, width)
+	b.WriteString(wrap("nf4conv: ", visible(fmt.Sprintf("%s %s -> %s", p.Verb, p.Source.Name, out)), 2, width))
+	line("model", "%s, %s parameters, %s in %s", cmp.Or(p.Model.Architecture, "unknown architecture"), units.Count(t.Params),
+		units.Things(len(p.Jobs), "tensor"), units.Things(len(p.Source.Files), "file"))
 	if p.Verb == "quantize" {
 		o, _ := p.Options.(convert.QuantizeOptions)
 		method := fmt.Sprintf("%s, block size %d", o.TypeName, o.BlockSize)
 		if o.DoubleQuant {
 			method += ", double quantization"
 		}
-		line("4-bit", "%d modules, %s parameters: %s", t.Quantized, units.Count(t.QuantizedParams), method)
+		line("4-bit", "%s, %s parameters: %s", units.Things(t.Quantized, "module"), units.Count(t.QuantizedParams), method)
 	}
 	for i, text := range keptText(t.Kept) {
 		line([]string{p.Model.DType, ""}[min(i, 1)], "%s", text)
 	}
-	line("size", "%s -> %s in %d %s", units.Bytes(t.BytesIn), units.Bytes(t.BytesOut), len(p.Files), plural(len(p.Files), "file"))
-	line("run", "%s, %d %s, buffers of %s at most", deviceText(&p.Schedule), p.Schedule.Workers, plural(p.Schedule.Workers, "worker"), units.IBytes(p.Schedule.Memory))
+	in, planned := fileBytes(p)
+	line("size", "%s -> at most %s in %s", units.Bytes(in), units.Bytes(planned), units.Things(len(p.Files), "file"))
+	if len(p.Left) > 0 {
+		line("left", "%s", leftText(p.Left, verbose))
+	}
+	line("run", "%s, %s, buffers of %s at most", deviceText(&p.Schedule), units.Things(p.Schedule.Workers, "worker"), units.IBytes(p.Schedule.Memory))
 	for _, l := range p.Loaders {
 		if verbose {
 			line("loader", "%s: %s", l.Name, l.Why)
@@ -49,16 +55,34 @@ func (a *app) showPlan(w io.Writer, p *convert.Plan, out string, verbose bool) {
 	if verbose {
 		for i := range p.Jobs {
 			j := &p.Jobs[i]
-			fmt.Fprintf(w, "    %-60s %-18v %s\n", j.Name, j.Shape, j.Why)
+			fmt.Fprintf(&b, "    %-60s %-14s %s\n", visible(j.Name), fmt.Sprint(j.Shape), visible(j.Why))
 		}
 	}
+	return b.String()
 }
 
-func plural(n int, noun string) string {
-	if n == 1 {
-		return noun
+// fileBytes are the sizes of the weight files, read and planned.
+func fileBytes(p *convert.Plan) (in, out int64) {
+	for _, f := range p.Source.Files {
+		in += f.Size
 	}
-	return noun + "s"
+	for _, f := range p.Files {
+		out += f.HeaderSize + f.DataSize
+	}
+	return in, out
+}
+
+// leftText lists what is not carried: the first few, or all of it.
+func leftText(left []convert.Left, all bool) string {
+	var parts []string
+	for i, l := range left {
+		if i == 3 && !all && len(left) > 4 {
+			parts = append(parts, fmt.Sprintf("and %d more (--verbose lists them)", len(left)-i))
+			break
+		}
+		parts = append(parts, l.Name+" ("+l.Why+")")
+	}
+	return strings.Join(parts, ", ")
 }
 
 // deviceText is where a run computes: "cpu", or "cuda:0 (144 MiB), cuda:1 (144 MiB)".
@@ -84,10 +108,10 @@ func keptText(groups []convert.KeptGroup) []string {
 			continue
 		}
 		why := strings.TrimPrefix(g.Why, "16-bit: ")
-		parts = append(parts, fmt.Sprintf("%s in %d %s: %s", units.Count(g.Params), g.Tensors, plural(g.Tensors, "tensor"), why))
+		parts = append(parts, fmt.Sprintf("%s in %s: %s", units.Count(g.Params), units.Things(g.Tensors, "tensor"), why))
 	}
 	if rest > 0 {
-		parts = append(parts, fmt.Sprintf("%d tensors more (--dry-run --json lists all)", rest))
+		parts = append(parts, fmt.Sprintf("%s more (--dry-run --json lists all)", units.Things(rest, "tensor")))
 	}
 	if one := strings.Join(parts, ", "); len(one) <= 90 {
 		return []string{cmp.Or(one, "nothing")}
@@ -111,11 +135,17 @@ func (a *app) showProgress(p *convert.Progress, plan *convert.Plan, g *global) (
 // bar draws until it is stopped.
 func (a *app) bar(p *convert.Progress, total int64) func() {
 	meter := newMeter(p, total)
-	pool := mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(min(60, term.Width(a.stderr)-50)), mpb.WithRefreshRate(150*time.Millisecond))
-	bar := pool.AddBar(max(total, 1), mpb.BarRemoveOnComplete(),
+	// A narrow terminal has room for the share and the time only.
+	width, narrow := min(60, term.Width(a.stderr)-50), false
+	style := mpb.BarFillerBuilder(mpb.BarStyle())
+	if width < 10 {
+		width, narrow, style = 1, true, mpb.NopStyle()
+	}
+	pool := mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(width), mpb.WithRefreshRate(150*time.Millisecond))
+	bar := pool.New(max(total, 1), style, mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return "  " + stage(p) + " " })),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
-			return fmt.Sprintf(" %3d %%  %s", meter.Percent(), speed(meter))
+			return fmt.Sprintf(" %3d %%  %s", meter.Percent(), speed(meter, narrow))
 		})))
 	stop := every(100*time.Millisecond, func() {
 		meter.read()
@@ -133,7 +163,7 @@ func (a *app) lines(p *convert.Progress, total int64) func() {
 	meter := newMeter(p, total)
 	return every(plainInterval, func() {
 		meter.read()
-		a.say("%s: %s of %s (%d %%), %s", stage(p), units.Bytes(p.Bytes.Load()), units.Bytes(total), meter.Percent(), speed(meter))
+		a.say("%s: %s of %s (%d %%), %s", stage(p), units.Bytes(p.Bytes.Load()), units.Bytes(total), meter.Percent(), speed(meter, false))
 	})
 }
 
@@ -183,47 +213,48 @@ func stage(p *convert.Progress) string {
 	return "starting"
 }
 
-// speed is the present rate and the time left at it.
-func speed(m *meter) string {
+// speed is the present rate and the time left at it, or that alone.
+func speed(m *meter, short bool) string {
 	left, ok := m.Left()
 	if !ok {
 		return ""
 	}
-	return fmt.Sprintf("%s, %s left", units.Rate(int64(m.Rate()), time.Second), units.Duration(left))
+	text := "under 1 s left"
+	if left >= time.Second {
+		text = units.Duration(left) + " left"
+	}
+	if short {
+		return text
+	}
+	return units.Rate(int64(m.Rate()), time.Second) + ", " + text
 }
 
 // showSummary prints what a run did and what to type next.
 func (a *app) showSummary(p *convert.Plan, r *convert.Result, peak int64, src string) {
-	line := func(label, format string, args ...any) {
-		fmt.Fprintf(a.stderr, "  %-8s %s\n", label, fmt.Sprintf(format, args...))
-	}
 	if r.Already {
 		a.say("%s was complete already; an interrupted run had only its name left to give", r.Out)
 		return
 	}
 	a.say("done: %s", r.Out)
-	line("size", "%s -> %s, %.2f bits per weight", units.Bytes(r.BytesIn), units.Bytes(r.BytesOut), r.Bits)
-	speed := fmt.Sprintf("%s, %s", units.Duration(r.Duration), units.Rate(r.BytesIn, r.Converted))
+	var b strings.Builder
+	line := labelled(&b, term.Width(a.stderr))
+	in, _ := fileBytes(p)
+	line("size", "%s -> %s, %.2f bits per weight", units.Bytes(in), units.Bytes(r.BytesOut), r.Bits)
+	speed := fmt.Sprintf("%s, of which %s for converting, at %s of source weights", units.Duration(r.Duration), units.Duration(r.Converted), units.Rate(r.BytesIn, r.Converted))
 	if r.Resumed > 0 {
-		speed = fmt.Sprintf("%s; %d of %d tensors were there from an interrupted run", units.Duration(r.Duration), r.Resumed, len(p.Jobs))
+		speed = fmt.Sprintf("%s; %d of %s were there from an interrupted run", units.Duration(r.Duration), r.Resumed, units.Things(len(p.Jobs), "tensor"))
 	}
-	line("time", "%s, peak memory %s", speed, units.IBytes(peak))
+	line("time", "%s", speed)
+	line("memory", "%s at most", units.IBytes(peak))
 	if len(r.Worst) > 0 {
-		line("error", "%.4f relative on average; worst %s", r.MeanError, worst(r.Worst))
+		line("error", "%.4f relative on average", r.MeanError)
+	}
+	for i, t := range r.Worst[:min(3, len(r.Worst))] {
+		line([]string{"worst", ""}[min(i, 1)], "%.4f %s", t.RelError, strings.TrimSuffix(t.Tensor, ".weight"))
 	}
 	line("record", "%s", r.Manifest)
-	next := fmt.Sprintf("nf4conv diff %s %s", quote(src), quote(r.Out))
-	line("next", "%s", next)
-}
-
-func worst(ts []convert.TensorError) string {
-	var parts []string
-	for i, t := range ts {
-		if i < 3 {
-			parts = append(parts, fmt.Sprintf("%.4f %s", t.RelError, strings.TrimSuffix(t.Tensor, ".weight")))
-		}
-	}
-	return strings.Join(parts, ", ")
+	labelled(&b, 0)("next", "nf4conv diff %s %s", quote(src), quote(r.Out)) // to be copied: never wrapped
+	fmt.Fprint(a.stderr, b.String())
 }
 
 // quote makes a path safe to paste into a shell.

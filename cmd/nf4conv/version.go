@@ -62,9 +62,8 @@ func versionVerb() verb {
 			if g.json {
 				return a.result(&doc)
 			}
-			_, err := fmt.Fprintf(a.stdout, "nf4conv %s\nrevision   %s\nbuilt with %s for %s/%s\nkernels    %s\ncode books nf4 %.16s, fp4 %.16s\n",
-				doc.Version, orNone(doc.Revision), doc.Go, doc.OS, doc.Arch, doc.Tier, doc.Codebooks["nf4"], doc.Codebooks["fp4"])
-			return err
+			return a.print(fmt.Sprintf("nf4conv %s\nrevision   %s\nbuilt with %s for %s/%s\nkernels    %s\ncode books nf4 %.16s, fp4 %.16s\n",
+				doc.Version, orNone(doc.Revision), doc.Go, doc.OS, doc.Arch, doc.Tier, doc.Codebooks["nf4"], doc.Codebooks["fp4"]))
 		},
 	}
 }

@@ -22,7 +22,7 @@ type Case struct {
 	Want []string // all must stand in the message; the first is the name of the file at fault
 
 	// Runtime cases are found only when weights are read: the plan succeeds, the run
-	// does not.
+	// does not, and leaves nothing.
 	Runtime bool
 	// Flags are those of `nf4conv quantize` without which nothing is wrong.
 	Flags []string

@@ -48,6 +48,19 @@ func Count(n int64) string {
 	return strings.TrimSpace(scaled(float64(n), 1000, []string{"", "k", "M", "B", "T"}))
 }
 
+// Things counts what a noun names: "1 tensor", "39 tensors".
+func Things[N int | int64](n N, noun string) string {
+	return fmt.Sprintf("%d %s", n, Plural(n, noun))
+}
+
+// Plural is the noun as it follows a number.
+func Plural[N int | int64](n N, noun string) string {
+	if n == 1 {
+		return noun
+	}
+	return noun + "s"
+}
+
 // Rate is bytes per second.
 func Rate(bytes int64, d time.Duration) string {
 	if d <= 0 {
