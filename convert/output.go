@@ -15,6 +15,7 @@ import (
 	"github.com/nf4conv/nf4conv/formats/safetensors"
 	"github.com/nf4conv/nf4conv/internal/fault"
 	"github.com/nf4conv/nf4conv/internal/treehash"
+	"github.com/nf4conv/nf4conv/internal/units"
 )
 
 // paths are the names that a run uses beside the final one.
@@ -299,8 +300,8 @@ func checkSpace(p *Plan, ps *paths) error {
 	need -= usedBy(ps.partial)
 	if need > free {
 		return fault.WithHint(
-			fault.IOf("writing %q: the output needs %d more bytes, the disk has %d free", ps.out, need, free),
-			"free %d bytes, or write to another disk", need-free)
+			fault.IOf("writing %q: the output needs %s more, the disk has %s free", ps.out, units.Bytes(need), units.Bytes(free)),
+			"free %s (%d bytes), or write to another disk", units.Bytes(need-free), need-free)
 	}
 	return nil
 }
