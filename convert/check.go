@@ -42,6 +42,9 @@ func Check(p *Plan, o RunOptions) error {
 	if err := checkFree(&ps, o.Overwrite); err != nil {
 		return err
 	}
+	if err := mayWrite(filepath.Dir(ps.out)); err != nil {
+		return fault.WithHint(fault.IOf("writing %q: %w", ps.out, err), "OUT.partial and OUT.partial.journal stand beside OUT; you need the right to write there")
+	}
 	return checkSpace(p, &ps)
 }
 

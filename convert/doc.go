@@ -7,7 +7,8 @@
 // jobs. A job is one logical tensor and everything that becomes of it: where it
 // is read, the steps it goes through, and the exact place of every output tensor.
 // Whatever can be refused is refused here: shapes, dtypes, names, loaders that
-// would disagree, too little memory.
+// would disagree, too little memory. [Check] tells, without changing anything, whether
+// what stands at the output's name lets the plan be run.
 //
 // # Run
 //
@@ -28,5 +29,6 @@
 // records every finished job with the digests of what was read and written; a later
 // run with the same plan checks those digests and does only what is missing. At
 // the end the headers are written, everything is synced, and OUT.partial takes the
-// name OUT in one rename. docs/format.md describes the files.
+// name OUT in one rename. An error of class fault.Input while running, such
+// as a weight that is NaN, removes OUT.partial and the journal. docs/format.md describes the files.
 package convert

@@ -88,7 +88,7 @@ func openJournal(path string, flag int) (*journal, error) {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return nil, fault.WithHint(fault.IOf("opening the journal: %w", err),
-			"OUT.partial and its journal grow beside OUT: choose a directory that you may write to, and look whose files these are")
+			"OUT.partial and OUT.partial.journal stand beside OUT; you need the right to write there")
 	case err != nil:
 		return nil, fault.IOf("opening the journal: %w", err)
 	}

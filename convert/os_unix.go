@@ -18,6 +18,14 @@ func lockFile(f *os.File) error {
 // isLocked tells an error of lockFile that means that another process holds the lock.
 func isLocked(err error) bool { return errors.Is(err, unix.EWOULDBLOCK) }
 
+// mayWrite returns an error when nothing can be made in dir.
+func mayWrite(dir string) error {
+	if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+		return &os.PathError{Op: "writing to", Path: dir, Err: err}
+	}
+	return nil
+}
+
 // freeSpace is the number of bytes that may still be written to the file system of dir.
 func freeSpace(dir string) (int64, error) {
 	var s unix.Statfs_t

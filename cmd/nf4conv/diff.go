@@ -12,6 +12,7 @@ import (
 	"github.com/nf4conv/nf4conv/compare"
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/internal/term"
 	"github.com/nf4conv/nf4conv/internal/units"
 )
 
@@ -52,7 +53,7 @@ func runDiff(ctx context.Context, a *app, g *global, c *cli.Context) (err error)
 	if g.json {
 		err = a.result(r)
 	} else {
-		err = a.print(diffText(r, c.Int("limit")))
+		err = a.print(diffText(r, c.Int("limit"), term.Width(a.stdout)))
 	}
 	if err == nil && c.Bool("exit-code") && !r.Equal {
 		return &gateError{fault.Gatef("%q and %q differ", r.A.Path, r.B.Path)}
@@ -65,16 +66,17 @@ type gateError struct{ error }
 
 func (e *gateError) Unwrap() error { return e.error }
 
-func diffText(r *compare.Result, limit int) string {
+func diffText(r *compare.Result, limit, width int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "a  %s: %s, quantized: %s\nb  %s: %s, quantized: %s\n", visible(r.A.Path), units.Things(r.A.Tensors, "tensor"), r.A.Scheme,
 		visible(r.B.Path), units.Things(r.B.Tensors, "tensor"), r.B.Scheme)
 	if r.Equal {
 		return b.String() + "no difference\n"
 	}
-	fmt.Fprintf(&b, "%s with equal values, %d differ, %d only in a, %d only in b; relative error over all %.5f\n", units.Things(r.Same, "tensor"), len(r.Tensors), len(r.OnlyA), len(r.OnlyB), r.RelError)
+	b.WriteString(wrap("", fmt.Sprintf("%s with equal values, %d differ, %d only in a, %d only in b; relative error over all %.5f",
+		units.Things(r.Same, "tensor"), len(r.Tensors), len(r.OnlyA), len(r.OnlyB), r.RelError), 2, width))
 	if len(r.Config) > 0 {
-		fmt.Fprintf(&b, "config.json differs in %s\n", strings.Join(visibles(r.Config), ", "))
+		b.WriteString(wrap("", "config.json differs in "+visible(strings.Join(r.Config, ", ")), 2, width))
 	}
 	for _, n := range r.OnlyA {
 		fmt.Fprintf(&b, "only in a  %s\n", visible(n))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/inspect"
+	"github.com/nf4conv/nf4conv/internal/term"
 	"github.com/nf4conv/nf4conv/internal/units"
 )
 
@@ -32,15 +33,15 @@ func inspectVerb() verb {
 			if g.json {
 				return a.result(r)
 			}
-			return a.print(inspectText(r))
+			return a.print(inspectText(r, term.Width(a.stdout)))
 		},
 	}
 }
 
-func inspectText(r *inspect.Report) string {
+func inspectText(r *inspect.Report, width int) string {
 	var b strings.Builder
 	line := func(label, format string, args ...any) {
-		fmt.Fprintf(&b, "%-13s %s\n", label, visible(fmt.Sprintf(format, args...)))
+		b.WriteString(wrap(fmt.Sprintf("%-13s ", label), visible(fmt.Sprintf(format, args...)), 14, width))
 	}
 	known := ""
 	if !r.Known {
@@ -48,7 +49,7 @@ func inspectText(r *inspect.Report) string {
 	}
 	line("path", "%s", r.Path)
 	line("architecture", "%s (%s)%s", orNone(r.Architecture), orNone(r.ModelType), known)
-	line("size", "%s parameters in %s, %.2f bits each; config dtype %s", units.Count(r.Params), units.Bytes(r.Bytes), r.Bits, orNone(r.DType))
+	line("size", "%s parameters in %s of tensors, %.2f bits each; config dtype %s", units.Count(r.Params), units.Bytes(r.Bytes), r.Bits, orNone(r.DType))
 	for _, f := range r.Files {
 		line("file", "%s, %s, %s", filepath.Base(f.Name), units.Bytes(f.Bytes), units.Things(f.Tensors, "tensor"))
 	}

@@ -73,15 +73,6 @@ func visible(s string) string {
 
 func hidden(r rune) bool { return !unicode.IsPrint(r) }
 
-// visibles is visible for each of a list.
-func visibles(list []string) []string {
-	var out []string
-	for _, s := range list {
-		out = append(out, visible(s))
-	}
-	return out
-}
-
 // unitNames do not stand apart from their numbers.
 var unitNames = regexp.MustCompile(`^([kMGTP]i?B?|KiB|B|ms|s|%)\b`)
 

@@ -32,3 +32,11 @@ func TestText(t *testing.T) {
 		}
 	}
 }
+
+func TestThings(t *testing.T) {
+	for n, want := range map[int]string{0: "0 tensors", 1: "1 tensor", 2: "2 tensors"} {
+		if got := Things(n, "tensor"); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+}
