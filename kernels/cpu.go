@@ -21,7 +21,7 @@ type FeatureSet struct {
 }
 
 func detect(disabled string) FeatureSet {
-	off := strings.Split(disabled, ",")
+	off := strings.FieldsFunc(disabled, func(r rune) bool { return r == ',' || r == ' ' })
 	x := &cpu.X86
 	f := FeatureSet{
 		AVX2:   assembly && x.HasAVX2 && x.HasFMA && x.HasF16C && !slices.Contains(off, "avx2"),

@@ -4,10 +4,11 @@
   cuda_codes.py SRC OUT [SRC OUT ...]
 
 OUT was made from SRC by `nf4conv quantize`. Every weight is quantized again by bitsandbytes on the GPU. Its kernels differ
-from its own definition on the CPU in four ways, which are counted apart: all-zero blocks (code 0 for that of 0.0), the
+from its own definition on the CPU in five ways, which are counted apart: all-zero blocks (code 0 for that of 0.0), the
 short last block (a reciprocal for a division), the two codes of fp4 that stand for 0.0 (the CPU's goes by the sign of
-the weight the other way), and an approximate reciprocal, which shows in float16 and float32 sources alone. Everything
-else must be equal: exit 1 when it is not.
+the weight the other way), ties of fp4 (weights that lie on a threshold, whose decimal literals in the kernel are one unit
+in the last place away), and an approximate reciprocal, which shows in float16 and float32 sources alone. Everything else
+must be equal: exit 1 when it is not.
 """
 import json
 import os
@@ -27,9 +28,19 @@ def nibbles(packed):
     return torch.stack([p >> 4, p & 15], dim=1).reshape(-1)
 
 
+def on_threshold(w, block, bs):
+    """Whether |w|/absmax is within two units in the last place of the midpoint of two levels of fp4."""
+    levels = torch.unique(F.get_4bit_type("fp4", device="cpu").double().abs())
+    middle = (levels[1:] + levels[:-1]) / 2
+    padded = torch.nn.functional.pad(w.abs(), (0, -w.numel() % bs)).reshape(-1, bs)
+    v = w.abs() / padded.max(dim=1)[0][block].clamp(min=1e-38)
+    near = (v[:, None] - middle[None, :]).abs() <= 2.0**-23 * middle[None, :]
+    return near.any(dim=1)
+
+
 def compare(src, out):
     """(weights, codes, differing codes by cause, differing absmax) of a checkpoint"""
-    differ = {"zero block": 0, "short block": 0, "zeros of fp4": 0, "reciprocal": 0, "other": 0}
+    differ = {"zero block": 0, "short block": 0, "zeros of fp4": 0, "ties of fp4": 0, "reciprocal": 0, "other": 0}
     weights = codes = scales = 0
     dtype = reference.DTYPES[out.dtype()]
     for name, quant_type in out.quantized().items():
@@ -47,7 +58,9 @@ def compare(src, out):
         differ["short block"] += int((wrong & short).sum())
         zeros = wrong & ~zero & ~short & (quant_type == "fp4") & (theirs & 7 == 0) & (ours & 7 == 0)
         differ["zeros of fp4"] += int(zeros.sum())
-        rest = int((wrong & ~zero & ~short & ~zeros).sum())
+        ties = wrong & ~zero & ~short & ~zeros & (quant_type == "fp4") & on_threshold(w.double(), block, bs)
+        differ["ties of fp4"] += int(ties.sum())
+        rest = int((wrong & ~zero & ~short & ~zeros & ~ties).sum())
         differ["other" if dtype == torch.bfloat16 else "reciprocal"] += rest
         if out.get(name + ".absmax").dtype == torch.float32:
             whole = n // bs

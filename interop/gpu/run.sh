@@ -6,8 +6,8 @@
 #
 # Run from the root of the repository. Programs are taken from BIN when it is set (made by
 # `interop/gpu/run.sh build DIR`, on any machine with Go), else built. PYTHON is one with torch,
-# transformers, accelerate and bitsandbytes. Prints a line per finding and closes with
-# "N passed, N failed".
+# transformers, accelerate and bitsandbytes. FIXTURES limits the conversions of "codes" to some of
+# fixtures/arch. Prints a line per finding and closes with "N passed, N failed".
 set -uo pipefail
 [ $# -ge 1 ] || { sed -n '2,12p' "$0"; exit 2; }
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -57,7 +57,7 @@ fi
 if has codes; then
 	differ=0; n=0; pairs=()
 	mkdir -p "$work/c" "$work/g"
-	for src in fixtures/models/* fixtures/arch/*; do
+	for src in fixtures/models/* fixtures/arch/${FIXTURES:-*}; do
 		for t in nf4 fp4; do for dq in --double-quant --no-double-quant; do for b in 32 64 128 256 4096; do for dt in auto float16; do
 			[ $dt = auto ] || [ $b = 64 ] || continue
 			name=$(basename $src)-$t$dq-$b-$dt
