@@ -35,7 +35,7 @@ func (b *builder) configs() {
 	add("truncated", config[:len(config)/2], "at byte")
 	add("trailing", config+config, "follows")
 	add("python-literal", instead("false", "False"), "at byte")
-	add("nan", instead("1e-05", "NaN"), "at byte")
+	add("nan-python-does-not-read", instead("1e-05", "-NaN"), "at byte")
 	add("comment", "// a comment\n"+config, "at byte")
 	add("html", "<!DOCTYPE html><html></html>", "at byte")
 	add("deep-1000", also(`"x":`+strings.Repeat("[", 1000)+strings.Repeat("]", 1000)), "256 deep")

@@ -82,6 +82,10 @@ func (b *builder) valid() {
 	tied.config = strings.Replace(config, "false", "true", 1)
 	b.model(b.add("valid/tied"), tied)
 
+	infinite := llama()
+	infinite.config = withKey(`"time_step_limit":[0.0,Infinity],"a":NaN,"b":-Infinity`)
+	b.model(b.add("valid/infinity"), infinite)
+
 	one, two, weightMap := shards()
 	dir := b.add("valid/sharded")
 	b.write(dir, "config.json", []byte(config))

@@ -19,7 +19,8 @@ const (
 )
 
 // Config is config.json kept key for key: order, number text and nested values are
-// those of the file. Values are immutable; Set and Delete return copies.
+// those of the file, NaN and Infinity included, which Python's json writes. Values are
+// immutable; Set and Delete return copies.
 type Config struct {
 	keys []string
 	text map[string][]byte // the keys as they are spelled, with quotes and escapes
@@ -36,10 +37,11 @@ func ParseConfig(b []byte) (*Config, error) {
 	if !utf8.Valid(b) {
 		return nil, errors.New("it is not UTF-8")
 	}
-	if err := checkJSON(b); err != nil {
+	plain := withoutNonFinite(b)
+	if err := checkJSON(plain); err != nil {
 		return nil, err
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
+	dec := json.NewDecoder(bytes.NewReader(plain))
 	c := &Config{text: map[string][]byte{}, raw: map[string]json.RawMessage{}}
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return nil, errors.New("expected a JSON object")
@@ -55,9 +57,9 @@ func ParseConfig(b []byte) (*Config, error) {
 		if err := dec.Decode(&v); err != nil {
 			return nil, err
 		}
-		key := t.(string)
+		key, end := t.(string), dec.InputOffset()
 		c.keys = append(c.keys, key)
-		c.text[key], c.raw[key] = bytes.Clone(text), v
+		c.text[key], c.raw[key] = bytes.Clone(text), bytes.Clone(b[end-int64(len(v)):end])
 	}
 	return c, c.index()
 }
@@ -115,10 +117,8 @@ func checkJSON(b []byte) error {
 func (c *Config) index() error {
 	c.tree = make(map[string]any, len(c.keys))
 	for k, raw := range c.raw {
-		dec := json.NewDecoder(bytes.NewReader(raw))
-		dec.UseNumber()
-		var v any
-		if err := dec.Decode(&v); err != nil {
+		v, err := decode(raw)
+		if err != nil {
 			return fmt.Errorf("key %q: %w", k, err)
 		}
 		c.tree[k] = v
@@ -158,7 +158,7 @@ func (c *Config) Keys() []string { return slices.Clone(c.keys) }
 func (c *Config) Raw(key string) (json.RawMessage, bool) { r, ok := c.raw[key]; return r, ok }
 
 // Set returns a copy in which key has the value raw, in its old place or at the end.
-// raw must be valid JSON.
+// raw must be JSON, or JSON with NaN and Infinity.
 func (c *Config) Set(key string, raw json.RawMessage) *Config {
 	d := c.clone()
 	if _, there := d.raw[key]; !there {
@@ -169,7 +169,7 @@ func (c *Config) Set(key string, raw json.RawMessage) *Config {
 		d.keys = append(d.keys, key)
 		d.text[key] = text
 	}
-	if !json.Valid(raw) {
+	if !json.Valid(withoutNonFinite(raw)) {
 		panic("hf: internal error: no JSON for key " + key)
 	}
 	d.raw[key] = bytes.Clone(raw)
@@ -207,12 +207,11 @@ func (c *Config) Encode() []byte {
 		b.Write(c.raw[k])
 	}
 	b.WriteByte('}')
-	var out bytes.Buffer
-	if err := json.Indent(&out, b.Bytes(), "", "  "); err != nil {
+	out, err := indent(b.Bytes())
+	if err != nil {
 		panic("hf: internal error: " + err.Error())
 	}
-	out.WriteByte('\n')
-	return out.Bytes()
+	return append(out, '\n')
 }
 
 // ModelType is "model_type", or empty.

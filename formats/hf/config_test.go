@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func parse(t *testing.T, text string) *Config {
@@ -115,7 +117,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		{``, "too early"}, {` `, "too early"}, {`{`, "too early"}, {`{"a"`, "at byte"}, {`{"a":}`, "at byte"}, {`{"a":1,}`, "at byte"}, {`{a:1}`, "at byte"},
 		{`[]`, "a JSON object"}, {`1`, "a JSON object"}, {`null`, "a JSON object"}, {`"{}"`, "a JSON object"}, {`[{}`, "too early"},
 		{`{} {}`, "follows"}, {"{}\x00", "follows"}, {`{}x`, "follows"}, {"\ufeff{}", "at byte"},
-		{`{"a":01}`, "at byte"}, {`{"a":.5}`, "at byte"}, {`{"a":NaN}`, "at byte"}, {`{"a":+1}`, "at byte"}, {"{\"a\":\"\n\"}", "at byte"}, {`{"a":'b'}`, "at byte"},
+		{`{"a":01}`, "at byte"}, {`{"a":.5}`, "at byte"}, {`{"a":-NaN}`, "at byte"}, {`{"a":1NaN}`, "at byte"}, {`{"a":NaN1}`, "at byte"}, {`{"a":nan}`, "at byte"}, {`{"a":--Infinity}`, "at byte"}, {`{NaN:1}`, "at byte"}, {`{"a":Infinity.0}`, "at byte"}, {`{"a":+1}`, "at byte"}, {"{\"a\":\"\n\"}", "at byte"}, {`{"a":'b'}`, "at byte"},
 		{`{"a":1,"a":1}`, `"a" stands twice`}, {`{"a":1,"\u0061":2}`, `"a" stands twice`}, {`{"x":[0,{"y":{"b":1,"c":2,"b":3}}]}`, `"b" stands twice`},
 		{`{"":1,"":2}`, `"" stands twice`}, {deep(maxDepth + 1), "256 deep"}, {"{\"a\":\"\xff\"}", "UTF-8"}, {"{\"\xc0\x80\":1}", "UTF-8"},
 		{`{"a":"` + strings.Repeat("x", maxConfig) + `"}`, "more than a configuration has"},
@@ -245,4 +247,54 @@ func FuzzParseIndex(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Python's json writes NaN and infinities, which are no JSON.
+func TestParseConfigNonFinite(t *testing.T) {
+	const text = `{ "a":NaN, "b" : [ 0.0,Infinity , {"x":-Infinity}, "NaN, \"Infinity\"" , [ ], { } ], "c": {"d": NaN}, "NaN": 1.50}`
+	c := parse(t, text)
+	for _, q := range []struct {
+		path []string
+		want any
+	}{
+		{[]string{"a"}, json.Number("NaN")}, {[]string{"c", "d"}, json.Number("NaN")}, {[]string{"NaN"}, json.Number("1.50")},
+		{[]string{"b"}, []any{json.Number("0.0"), json.Number("Infinity"), map[string]any{"x": json.Number("-Infinity")}, `NaN, "Infinity"`, []any{}, map[string]any{}}},
+	} {
+		if got, _ := c.Get(q.path...); !cmp.Equal(got, q.want) {
+			t.Errorf("%v: %v, want %v", q.path, got, q.want)
+		}
+	}
+	const want = `{
+  "a": NaN,
+  "b": [
+    0.0,
+    Infinity,
+    {
+      "x": -Infinity
+    },
+    "NaN, \"Infinity\"",
+    [],
+    {}
+  ],
+  "c": {
+    "d": NaN
+  },
+  "NaN": 1.50,
+  "e": [
+    Infinity
+  ]
+}
+`
+	c = c.Set("e", json.RawMessage("[Infinity]"))
+	if diff := cmp.Diff(want, string(c.Encode())); diff != "" {
+		t.Errorf("encoded (-want +got)\n%s", diff)
+	}
+	if again := parse(t, want); !bytes.Equal(again.Encode(), []byte(want)) {
+		t.Errorf("encoded again: %s", again.Encode())
+	}
+	inner := parse(t, `{"text_config":{"limit":[Infinity],"dtype":"float32"}}`)
+	raw, _ := inner.Raw("text_config")
+	if part := parse(t, string(raw)); string(inner.Set("text_config", part.Encode()).Encode()) != string(inner.Encode()) {
+		t.Errorf("a part taken out and put back: %s", inner.Encode())
+	}
 }

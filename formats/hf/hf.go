@@ -165,13 +165,13 @@ func checkTypes(path string, cfg *Config) error {
 	}
 	if v, ok := cfg.Get("architectures"); ok && v != nil {
 		list, isList := v.([]any)
-		for _, e := range list {
-			if _, isString := e.(string); !isString {
-				isList = false
-			}
-		}
 		if !isList {
 			return fault.Inputf("reading %q: architectures: expected a list of strings, found %s", path, kind(v))
+		}
+		for _, e := range list {
+			if _, isString := e.(string); !isString {
+				return fault.Inputf("reading %q: architectures: expected a list of strings, found a list with %s in it", path, kind(e))
+			}
 		}
 	}
 	for _, key := range []string{"text_config", "quantization_config", "vision_config"} {

@@ -12,8 +12,8 @@ import (
 	"github.com/nf4conv/nf4conv/internal/fault"
 )
 
-// weightFiles decides which files hold the weights: those of the index, else
-// model.safetensors, else the only *.safetensors there is.
+// weightFiles decides which files hold the weights: model.safetensors, else those of the
+// index, else the only *.safetensors there is.
 func (c *Checkpoint) weightFiles() ([]string, error) {
 	entries, err := os.ReadDir(c.path)
 	if err != nil {
@@ -25,13 +25,12 @@ func (c *Checkpoint) weightFiles() ([]string, error) {
 			found = append(found, e.Name())
 		}
 	}
-	if _, err := os.Lstat(filepath.Join(c.path, indexName)); err == nil {
-		paths, err := c.indexedFiles()
-		if single := filepath.Join(c.path, singleName); err == nil && slices.Contains(found, singleName) && !slices.Contains(paths, single) {
-			c.warnings = append(c.warnings, fmt.Sprintf(
-				"%q: %s and %s are both there; the files that the index names are read, transformers would read the single one", c.path, singleName, indexName))
+	if _, err := os.Lstat(filepath.Join(c.path, indexName)); err == nil && !slices.Contains(found, singleName) {
+		return c.indexedFiles()
+	} else if err == nil {
+		if err := c.beside(); err != nil {
+			return nil, err
 		}
-		return paths, err
 	}
 	switch {
 	case slices.Contains(found, singleName):
@@ -44,6 +43,32 @@ func (c *Checkpoint) weightFiles() ([]string, error) {
 			"fetch the index that belongs to them, or give one file by its name")
 	}
 	return []string{filepath.Join(c.path, found[0])}, nil
+}
+
+// beside judges an index next to model.safetensors, of which transformers (5.23 and 4.57)
+// reads the single file and never the index. It is an error where the index counts that
+// file among several.
+func (c *Checkpoint) beside() error {
+	wm, err := c.weightMap()
+	if err != nil {
+		return err
+	}
+	own, others := 0, 0
+	for _, name := range wm {
+		if name == singleName {
+			own++
+		} else {
+			others++
+		}
+	}
+	switch {
+	case own > 0 && others > 0:
+		return errorf("reading %q: %s names %s and other files: transformers would read %s alone", c.path, indexName, singleName, singleName)
+	case others > 0:
+		c.warnings = append(c.warnings, fmt.Sprintf(
+			"%q: %s and %s are both there; the single file is read, as transformers does, and the files that the index names are not", c.path, singleName, indexName))
+	}
+	return nil
 }
 
 // indexedFiles reads the index and returns the files it names.
@@ -91,7 +116,10 @@ func parseIndex(path string, b []byte) (map[string]string, error) {
 	}
 	v, _ := cfg.Get("weight_map")
 	m, ok := v.(map[string]any)
-	if !ok || len(m) == 0 {
+	if ok && len(m) == 0 {
+		return nil, errorf("reading %q: weight_map: expected an object with file names, found an empty one", path)
+	}
+	if !ok {
 		return nil, errorf("reading %q: weight_map: expected an object with file names, found %s", path, kind(v))
 	}
 	wm := make(map[string]string, len(m))

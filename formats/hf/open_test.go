@@ -127,11 +127,23 @@ func TestOpenSharded(t *testing.T) {
 	if len(c.Warnings()) != 0 {
 		t.Errorf("warnings %q", c.Warnings())
 	}
-	// transformers prefers model.safetensors to the index, vLLM the index.
+	// transformers prefers model.safetensors to the index.
 	shard(t, dir, "model.safetensors", bytesOf("a", "third"))
 	c = mustOpen(t, dir)
-	if w := strings.Join(c.Warnings(), "\n"); !strings.Contains(w, "model.safetensors and model.safetensors.index.json are both there") || len(c.Tensors()) != 3 {
-		t.Errorf("%d tensors, warnings %q", len(c.Tensors()), w)
+	if w := strings.Join(c.Warnings(), "\n"); !strings.Contains(w, "model.safetensors and model.safetensors.index.json are both there; the single file is read") {
+		t.Errorf("warnings %q", w)
+	}
+	if diff := cmp.Diff([]string{"a=third"}, contents(t, c)); diff != "" {
+		t.Errorf("tensors (-want +got)\n%s", diff)
+	}
+	// An index of the single file alone says nothing new; one of it and others cannot be followed.
+	put(t, dir, map[string]string{"model.safetensors.index.json": `{"weight_map":{"a":"model.safetensors"}}`})
+	if c = mustOpen(t, dir); len(c.Warnings()) != 0 {
+		t.Errorf("warnings %q", c.Warnings())
+	}
+	put(t, dir, map[string]string{"model.safetensors.index.json": fmt.Sprintf(`{"weight_map":{"a":"model.safetensors","z":%q}}`, one)})
+	if _, err := hf.Open(dir); fault.ClassOf(err) != fault.Input || !strings.Contains(err.Error(), "model.safetensors and other files") {
+		t.Errorf("an index of the single file and others: %v", err)
 	}
 }
 
