@@ -3,7 +3,8 @@
 // under which module paths the loaders of a checkpoint see them. It is one [table] of
 // data; quantize, lora and model read it. It knows no files.
 //
-// Sources: transformers 5.23 and 4.57 (models/*/modeling_*.py, conversion_mapping.py).
+// Sources: transformers 5.23 and 4.57 (models/*/modeling_*.py, conversion_mapping.py); tied.txt
+// holds which output heads each class ties, as interop/tied_heads.py asked them.
 package arch
 
 import (
@@ -51,8 +52,11 @@ type Tensor struct {
 	KeepFP32    bool   // the model keeps it in float32 whatever dtype it is loaded in
 	Why         string // why it is not quantizable, for people
 	InFeatures  int64  // of a linear layer
-	param       string // last element of the name
-	fp32Module  bool
+	// Subclass: a subclass of nn.Linear, which transformers 5 leaves in 16 bits and loaders
+	// that ask isinstance turn into a 4-bit layer.
+	Subclass   bool
+	param      string // last element of the name
+	fp32Module bool
 }
 
 // Model is a checkpoint's architecture.
@@ -64,19 +68,25 @@ type Model struct {
 	Warnings []string
 	Tensors  []Tensor // aligned with the input of Describe
 
-	entry *entry
+	config map[string]any
+	entry  *entry
+	untied bool // config.json says that the embeddings are not tied
+	survey survey
 }
 
 // Describe finds the role of every tensor. config is config.json decoded (nil when there
 // is none). With strict, an architecture that is not in the table is refused; else the
 // generic rule is used and said so in Warnings. Errors are of class fault.Input.
 func Describe(config map[string]any, tensors []TensorInfo, strict bool) (*Model, error) {
-	m := &Model{Type: text(config, "model_type")}
+	m := &Model{Type: text(config, "model_type"), config: config}
 	if list, ok := config["architectures"].([]any); ok && len(list) > 0 {
 		m.Class, _ = list[0].(string)
 	}
 	m.entry, m.Known = lookup(m.Type)
 	if !m.Known {
+		if strict && m.Type == "" {
+			return nil, fault.WithHint(fault.Inputf("config.json has no model_type, so that no entry of the table of architectures applies"), "without --strict-arch a generic rule is used")
+		}
 		if strict {
 			return nil, fault.WithHint(
 				fault.Inputf("config.json: model_type %q is not in the table of architectures", m.Type),
@@ -87,7 +97,12 @@ func Describe(config map[string]any, tensors []TensorInfo, strict bool) (*Model,
 	if m.entry.note != "" && m.Type == m.entry.types[0] {
 		m.Warnings = append(m.Warnings, m.entry.note)
 	}
-	m.Tied = tied(config, m.entry)
+	said := false
+	if m.Tied, said = tied(config); !said {
+		m.Tied = m.entry.tiedDefault
+	}
+	m.untied = said && !m.Tied
+	m.survey = m.look(tensors)
 	for _, t := range tensors {
 		m.Tensors = append(m.Tensors, m.describe(t))
 	}
@@ -98,22 +113,25 @@ func unknownWarning(config map[string]any, modelType string) string {
 	if config == nil {
 		return "there is no config.json: a generic rule decides which matrices are linear layers, and no loader can be simulated for its class"
 	}
+	if modelType == "" {
+		return "config.json has no model_type: a generic rule decides which matrices are linear layers (--strict-arch refuses)"
+	}
 	return fmt.Sprintf("architecture %q is not in the table: a generic rule decides which matrices are linear layers (--strict-arch refuses)", modelType)
 }
 
 func text(config map[string]any, key string) string { s, _ := config[key].(string); return s }
 
-// tied tells whether the output embedding is the input embedding.
-func tied(config map[string]any, e *entry) bool {
+// tied is what config.json says of whether the output embedding is the input embedding.
+func tied(config map[string]any) (is, said bool) {
 	if v, ok := config["tie_word_embeddings"].(bool); ok {
-		return v
+		return v, true
 	}
 	if sub, ok := config["text_config"].(map[string]any); ok {
 		if v, ok := sub["tie_word_embeddings"].(bool); ok {
-			return v
+			return v, true
 		}
 	}
-	return e.tiedDefault
+	return false, false
 }
 
 // describe classifies one tensor.
@@ -140,8 +158,7 @@ func (m *Model) describe(info TensorInfo) Tensor {
 		// transformers 5 finds the parts of a 4-bit weight by an unanchored "weight".
 		t.Why = "16-bit: its path contains \"weight\", which loaders mistake for the parameter"
 	case m.entry.subclass:
-		t.Why = "16-bit: a subclass of nn.Linear, which transformers 5 does not load in 4 bits"
-		return t
+		t.Subclass, t.Why = true, "16-bit: a subclass of nn.Linear, which transformers 5 leaves in 16 bits"
 	default:
 		t.Quantizable = true
 	}
@@ -156,9 +173,11 @@ func (m *Model) role(t *Tensor, info TensorInfo) (Role, string) {
 	switch {
 	case !info.Float:
 		return RoleBuffer, "kept: not floating point"
+	case slices.Contains(info.Shape, 0):
+		return RoleOther, "16-bit: it has no elements"
 	case hasAny(t.param, bufferParams) || (last == "attn" || last == "attention") && (t.param == "bias" || t.param == "masked_bias"):
 		return RoleBuffer, "16-bit: a buffer"
-	case e.in(path, e.towers):
+	case e.in(path, e.towers) && !m.survey.pure:
 		return RoleTower, "16-bit: vision or audio tower"
 	case e.in(path, e.projectors):
 		return RoleProjector, "16-bit: projector of the tower"
@@ -172,8 +191,14 @@ func (m *Model) role(t *Tensor, info TensorInfo) (Role, string) {
 		return RoleExpert, "16-bit: expert (transformers 5 fuses experts, which bitsandbytes cannot quantize)"
 	case e.isRouter(path, last):
 		return RoleRouter, "16-bit: router"
-	case e.isHead(path):
+	case m.isHead(path):
 		return RoleHead, "16-bit: output head"
+	case m.survey.isAttentionOut(path):
+		return RoleOther, "16-bit: nn.MultiheadAttention uses its weight directly"
+	case e.generic && matchSuffix(path, direct):
+		return RoleOther, "16-bit: the model uses its weight without calling it as a layer"
+	case e.isSubclass(path):
+		return RoleOther, "16-bit: a subclass of nn.Linear, which transformers 5 leaves in 16 bits"
 	case matchSuffix(path, e.linear) && t.param == "weight" && len(info.Shape) == 2:
 		return RoleLinear, ""
 	case isEmbedding(last) || isEmbedding(t.param):
@@ -186,6 +211,10 @@ func (m *Model) role(t *Tensor, info TensorInfo) (Role, string) {
 		return RoleOther, "16-bit: not the weight of a linear layer"
 	case e.conv1d(path):
 		return RoleConv1D, ""
+	case e.generic && m.survey.isTransposed(path):
+		return RoleOther, "16-bit: it is [in, out], as its bias shows, and so no nn.Linear"
+	case e.generic && m.survey.mayBeTransposed(path):
+		return RoleOther, "16-bit: it may be [in, out], as others of this model are"
 	case e.generic:
 		return RoleLinear, ""
 	}

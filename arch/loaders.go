@@ -21,6 +21,7 @@ type LoaderModule struct {
 	Source string // module path in the file; empty for a module without a weight of its own
 	Tensor int    // index in Model.Tensors of its weight; -1 without one
 	Linear bool   // the loader would make it a 4-bit layer unless the skip list names it
+	Maybe  bool   // whether the loader's class has it is not known; naming it does no harm
 	Either bool   // the loader takes it as the file has it, in 4 bits or not
 }
 
@@ -55,18 +56,13 @@ func (m *Model) Modules(l Loader) []LoaderModule {
 		}
 		out = append(out, lm)
 	}
-	for _, h := range m.entry.heads {
-		p := m.path(l, h)
-		if !slices.ContainsFunc(out, func(o LoaderModule) bool { return o.Path == p }) && m.tiedHead(h) {
-			out = append(out, LoaderModule{Path: p, Tensor: -1, Linear: true})
+	for _, h := range m.tied() {
+		p := m.path(l, h.path)
+		if !slices.ContainsFunc(out, func(o LoaderModule) bool { return o.Path == p }) {
+			out = append(out, LoaderModule{Path: p, Tensor: -1, Linear: true, Maybe: h.maybe})
 		}
 	}
 	return out
-}
-
-// tiedHead tells whether a head may exist in the module tree without a weight in the file.
-func (m *Model) tiedHead(h string) bool {
-	return m.Tied && slices.Contains([]string{"lm_head", "cls.predictions.decoder", "lm_head.decoder", "generator_lm_head", "vocab_projector", "embed_out", "lm_predictions.lm_head"}, h)
 }
 
 // path is the module's path in the loader's tree.
@@ -86,7 +82,7 @@ func (m *Model) path(l Loader, module string) string {
 		}
 	}
 	// Files of a base model have no prefix; head classes add it.
-	if e.prefix == "" || strings.HasPrefix(module, e.prefix+".") || e.isHead(module) || m.baseClass() || e.generic || l == VLLM {
+	if e.prefix == "" || strings.HasPrefix(module, e.prefix+".") || m.isHead(module) || m.baseClass() || e.generic || l == VLLM {
 		return module
 	}
 	if i := strings.IndexByte(module, '.'); i > 0 && slices.ContainsFunc(e.heads, func(h string) bool { return strings.HasPrefix(h, module[:i]+".") || h == module[:i] }) {

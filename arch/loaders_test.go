@@ -74,11 +74,11 @@ func TestModulesByRole(t *testing.T) {
 // A tied head has no tensor; loaders have the module all the same.
 func TestTiedHeadIsAModule(t *testing.T) {
 	for text, want := range map[string][]string{
-		`{"model_type":"llama","tie_word_embeddings":true}`:  {"lm_head"},
-		`{"model_type":"llama","tie_word_embeddings":false}`: nil,
-		`{"model_type":"bert"}`:                              {"cls.predictions.decoder"},
-		`{"model_type":"roberta"}`:                           {"lm_head", "lm_head.decoder"},
-		`{"model_type":"new","tie_word_embeddings":true}`:    {"lm_head", "embed_out"},
+		`{"model_type":"llama","tie_word_embeddings":true}`:           {"lm_head"},
+		`{"model_type":"llama","tie_word_embeddings":false}`:          nil,
+		`{"model_type":"bert"}`:                                       {"cls.predictions.decoder"},
+		`{"model_type":"roberta"}`:                                    {"lm_head", "lm_head.decoder"},
+		`{"model_type":"mamba","architectures":["MambaForCausalLM"]}`: {"lm_head"},
 	} {
 		var got []string
 		for _, mod := range describe(t, text, of("model.norm.weight")...).Modules(arch.Transformers5) {

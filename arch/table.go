@@ -20,7 +20,10 @@ type entry struct {
 	renames4    []rename // and of transformers 4, where it differs
 	tiedDefault bool     // tie_word_embeddings when config.json does not say
 	unfuse      bool     // loaders of 4-bit checkpoints want fused experts as one linear layer per expert
-	subclass    bool     // its layers are subclasses of nn.Linear
+	subclass    bool     // its layers are subclasses of nn.Linear that 4-bit layers may replace
+	subclasses  []string // subclasses of nn.Linear that they may not
+	sized       bool     // q_proj ... o_proj and gate_proj ... down_proj have the sizes of config.json
+	stacks      bool     // more than one stack of layers: encoder and decoder
 	note        string   // what people should know before they convert one
 	generic     bool     // every matrix is taken for a linear layer
 }
@@ -47,6 +50,7 @@ var (
 	bertLayer   = join(under("attention.self", "query", "key", "value"), under("crossattention.self", "query", "key", "value"), []string{"attention.output.dense", "crossattention.output.dense", "intermediate.dense", "output.dense", "pooler.dense"})
 	t5Layer     = join(under("SelfAttention", "q", "k", "v", "o"), under("EncDecAttention", "q", "k", "v", "o"), under("DenseReluDense", "wi", "wi_0", "wi_1", "wo"))
 	bartLayer   = join(under("self_attn", "q_proj", "k_proj", "v_proj", "out_proj"), under("encoder_attn", "q_proj", "k_proj", "v_proj", "out_proj"), []string{"fc1", "fc2"})
+	gptLayer    = []string{"attn.c_attn", "attn.c_proj", "attn.q_attn", "crossattention.c_attn", "crossattention.c_proj", "crossattention.q_attn", "mlp.c_fc", "mlp.c_proj"}
 	neoxLayer   = []string{"attention.query_key_value", "attention.dense", "self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"}
 	causalHeads = []string{"lm_head", "score"}
 	// Heads of sequence, token and question-answering classes.
@@ -61,13 +65,16 @@ var (
 
 // table lists what is known. Order matters to nobody.
 var table = []entry{
-	{types: []string{"llama", "mistral", "qwen2", "qwen3", "granite", "olmo", "olmo2", "olmo3", "stablelm", "smollm3", "helium", "ministral", "arcee", "exaone4", "seed_oss", "hunyuan_v1_dense", "ernie4_5", "glm", "internlm2", "nemotron", "apertus", "persimmon"},
+	{types: []string{"llama", "mistral", "qwen2", "qwen3", "granite", "olmo", "olmo2", "olmo3", "smollm3", "helium", "ministral", "seed_oss"}, prefix: "model", linear: join(qkvo, gatedMLP), heads: causalHeads, sized: true},
+	{types: []string{"stablelm", "arcee", "exaone4", "hunyuan_v1_dense", "ernie4_5", "glm", "internlm2", "nemotron", "apertus", "persimmon"},
 		prefix: "model", linear: join(qkvo, gatedMLP, []string{"mlp.gate_up_proj", "self_attn.query_key_value", "self_attn.dense"}), heads: causalHeads},
-	{types: []string{"gemma", "gemma2", "gemma3_text", "cohere", "cohere2"}, prefix: "model", linear: join(qkvo, gatedMLP), heads: causalHeads, tiedDefault: true},
+	{types: []string{"gemma", "gemma2", "gemma3_text", "cohere", "cohere2"}, prefix: "model", linear: join(qkvo, gatedMLP), heads: causalHeads, tiedDefault: true, sized: true},
 	{types: []string{"phi3", "phi4"}, prefix: "model", linear: []string{"self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"}, heads: causalHeads},
 	{types: []string{"phi"}, prefix: "model", linear: join(under("self_attn", "q_proj", "k_proj", "v_proj", "dense"), []string{"mlp.fc1", "mlp.fc2"}), heads: causalHeads},
 	{types: []string{"starcoder2"}, prefix: "model", linear: join(qkvo, []string{"mlp.c_fc", "mlp.c_proj"}), heads: causalHeads, tiedDefault: true},
-	{types: []string{"gpt2"}, prefix: "transformer", conv1ds: []string{"attn.c_attn", "attn.c_proj", "attn.q_attn", "crossattention.c_attn", "crossattention.c_proj", "crossattention.q_attn", "mlp.c_fc", "mlp.c_proj"}, heads: causalHeads, tiedDefault: true},
+	{types: []string{"gpt2"}, prefix: "transformer", conv1ds: gptLayer, heads: causalHeads, tiedDefault: true},
+	{types: []string{"openai-gpt", "imagegpt"}, prefix: "transformer", conv1ds: gptLayer, heads: join(causalHeads, []string{"multiple_choice_head.summary"}), tiedDefault: true},
+	{types: []string{"decision_transformer"}, conv1ds: gptLayer, heads: []string{"embed_return", "embed_state", "embed_action", "predict_state", "predict_action.0", "predict_return"}},
 	{types: []string{"gpt_neo"}, prefix: "transformer", linear: join(under("attn.attention", "q_proj", "k_proj", "v_proj", "out_proj"), []string{"mlp.c_fc", "mlp.c_proj"}), heads: causalHeads, tiedDefault: true},
 	{types: []string{"gptj", "codegen"}, prefix: "transformer", linear: join(under("attn", "q_proj", "k_proj", "v_proj", "out_proj", "qkv_proj"), []string{"mlp.fc_in", "mlp.fc_out"}), heads: causalHeads},
 	{types: []string{"gpt_bigcode"}, prefix: "transformer", linear: []string{"attn.c_attn", "attn.q_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}, heads: causalHeads, tiedDefault: true},
@@ -81,8 +88,8 @@ var table = []entry{
 	{types: []string{"deepseek_v2", "deepseek_v3", "glm4_moe", "dots1"}, prefix: "model", linear: join(latentQKV, qkvo, gatedMLP, sharedMLP), heads: causalHeads, routers: []string{"mlp.gate"}},
 	{types: []string{"gpt_oss"}, prefix: "model", linear: qkvo, heads: causalHeads, routers: []string{"mlp.router"}, fp32: []string{"post_attention_layernorm", "input_layernorm", "norm"}},
 	{types: []string{"llama4_text"}, prefix: "model", linear: join(qkvo, under("feed_forward", "gate_proj", "up_proj", "down_proj"), sharedMLP), heads: causalHeads, routers: []string{"feed_forward.router"}, unfuse: true},
-	{types: []string{"t5", "mt5", "umt5"}, linear: t5Layer, heads: join(causalHeads, taskHeads), fp32: []string{"wo"}, tiedDefault: true, prefix: "transformer"},
-	{types: []string{"bart", "mbart", "m2m_100", "marian", "pegasus"}, prefix: "model", linear: bartLayer, heads: join([]string{"lm_head"}, taskHeads), tiedDefault: true},
+	{types: []string{"t5", "mt5", "umt5"}, linear: t5Layer, heads: join(causalHeads, taskHeads), fp32: []string{"wo"}, tiedDefault: true, prefix: "transformer", stacks: true},
+	{types: []string{"bart", "mbart", "m2m_100", "marian", "pegasus"}, prefix: "model", linear: bartLayer, heads: join([]string{"lm_head"}, taskHeads), tiedDefault: true, stacks: true},
 	{types: []string{"bert"}, prefix: "bert", linear: join(bertLayer, []string{"cls.predictions.transform.dense"}), heads: join([]string{"cls.predictions.decoder", "cls.seq_relationship"}, taskHeads), tiedDefault: true},
 	{types: []string{"roberta", "xlm-roberta", "camembert"}, prefix: "roberta", linear: bertLayer, heads: join([]string{"lm_head", "lm_head.dense", "lm_head.decoder"}, taskHeads), tiedDefault: true},
 	{types: []string{"electra"}, prefix: "electra", linear: join(bertLayer, []string{"embeddings_project"}), heads: join([]string{"generator_predictions.dense", "generator_lm_head", "discriminator_predictions.dense", "discriminator_predictions.dense_prediction"}, taskHeads), tiedDefault: true},
@@ -99,8 +106,25 @@ var table = []entry{
 	{types: []string{"llama4"}, prefix: "model", linear: join(qkvo, under("feed_forward", "gate_proj", "up_proj", "down_proj"), sharedMLP), heads: []string{"lm_head", "language_model.lm_head"}, routers: []string{"feed_forward.router"}, towers: towerParts, projectors: projParts, unfuse: true},
 }
 
+// direct are linear layers whose weight the model uses without calling them: the head of
+// MobileBERT and RemBERT, the time step of Mamba, the position bias of LayoutLM.
+var direct = []string{"cls.predictions.dense", "dt_proj", "rel_pos_bias", "rel_pos_x_bias", "rel_pos_y_bias"}
+
 // unknown is the generic rule.
 var unknown = entry{generic: true, heads: join([]string{"lm_head", "embed_out", "output", "language_model.lm_head"}, taskHeads), routers: []string{"gate", "router", "shared_expert_gate"}, towers: towerParts, projectors: projParts}
+
+// partly lists types of which only a peculiarity is known; the generic rule does the rest.
+var partly = []entry{
+	{types: []string{"clvp", "clvp_decoder"}, conv1ds: []string{"mlp.c_fc", "mlp.c_proj"}},
+	{types: []string{"deepseek_v4"}, subclasses: []string{"self_attn.o_a_proj"}},
+	{types: []string{"esm"}, subclasses: []string{"trunk."}},
+}
+
+func (e entry) withGeneric() *entry {
+	g := unknown
+	g.types, g.conv1ds, g.subclasses = e.types, e.conv1ds, e.subclasses
+	return &g
+}
 
 var byType = func() map[string]*entry {
 	m := map[string]*entry{}
@@ -109,12 +133,17 @@ var byType = func() map[string]*entry {
 			m[t] = &table[i]
 		}
 	}
+	for _, e := range partly {
+		for _, t := range e.types {
+			m[t] = e.withGeneric()
+		}
+	}
 	return m
 }()
 
 func lookup(modelType string) (*entry, bool) {
 	if e, ok := byType[modelType]; ok {
-		return e, true
+		return e, !e.generic
 	}
 	return &unknown, false
 }
@@ -122,8 +151,10 @@ func lookup(modelType string) (*entry, bool) {
 // Types are the model types of the table, sorted.
 func Types() []string {
 	var out []string
-	for t := range byType {
-		out = append(out, t)
+	for t, e := range byType {
+		if !e.generic {
+			out = append(out, t)
+		}
 	}
 	slices.Sort(out)
 	return out
@@ -139,9 +170,10 @@ func (e *entry) isRouter(path, last string) bool {
 		strings.HasSuffix(path, "moe.gate") || strings.Contains(path, ".router.")
 }
 
-// isHead compares whole paths: "output.dense" within a layer is no head.
-func (e *entry) isHead(path string) bool {
-	return slices.Contains(e.heads, path) || slices.Contains(e.heads, strings.TrimPrefix(path, "model."))
+// isSubclass tells whether a module is of a subclass of nn.Linear with a forward of its
+// own. A pattern that ends in a dot is what a path starts with.
+func (e *entry) isSubclass(path string) bool {
+	return matchSuffix(path, e.subclasses) || slices.ContainsFunc(e.subclasses, func(p string) bool { return strings.HasSuffix(p, ".") && strings.HasPrefix(path, p) })
 }
 
 func (e *entry) conv1d(path string) bool { return matchSuffix(path, e.conv1ds) }

@@ -35,6 +35,11 @@ func ownDType(src *hf.Checkpoint, set *weights.Set) (kernels.Float, error) {
 	if cfg := src.Config(); cfg != nil {
 		if name, key, ok := cfg.DType(); ok && name != "auto" {
 			f, known := parseFloat(name)
+			if name == "float64" {
+				return 0, fault.WithHint(
+					fault.Inputf("reading %q: config.json: %s is \"float64\", which is not supported; expected float32, bfloat16 or float16", src.Path(), key),
+					"F64 weights: save the model in float32 first; where config.json alone says float64, choose a dtype with --dtype")
+			}
 			if !known {
 				return 0, fault.WithHint(
 					fault.Inputf("reading %q: config.json: %s is %q; expected float32, bfloat16 or float16", src.Path(), key, name),

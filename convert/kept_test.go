@@ -66,15 +66,16 @@ func TestOddTensorsAreKept(t *testing.T) {
 	}
 }
 
-// A linear layer without features, and one of a single element.
+// Layers without features stay as they are; one of a single element does not.
 func TestSmallestLayers(t *testing.T) {
 	config := `{"architectures":["LlamaForCausalLM"],"model_type":"llama","dtype":"bfloat16","tie_word_embeddings":true}`
 	one := binary.LittleEndian.AppendUint16(nil, 0xbf80)
 	for _, double := range []bool{false, true} {
 		dir := t.TempDir()
-		formatstest.Write(t, dir, config, formatstest.Tensor{Name: "model.layers.0.mlp.up_proj.weight", DType: "BF16", Shape: []int64{1, 1}, Data: one},
+		formatstest.Write(t, dir, config, formatstest.Tensor{Name: "model.layers.0.self_attn.o_proj.weight", DType: "BF16", Shape: []int64{1, 1}, Data: one},
 			formatstest.Tensor{Name: "model.layers.0.mlp.down_proj.weight", DType: "BF16", Shape: []int64{0, 8}},
-			formatstest.Tensor{Name: "model.layers.0.mlp.gate_proj.weight", DType: "BF16", Shape: []int64{8, 0}})
+			formatstest.Tensor{Name: "model.layers.0.mlp.gate_proj.weight", DType: "BF16", Shape: []int64{8, 0}},
+			formatstest.Tensor{Name: "model.layers.0.mlp.up_proj.weight", DType: "BF16", Shape: []int64{8, 0}})
 		p, err := Quantize(openSource(t, dir), options(func(o *QuantizeOptions) { o.DoubleQuant = double }))
 		if err != nil {
 			t.Fatal(err)
@@ -83,11 +84,14 @@ func TestSmallestLayers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for name, want := range map[string][]int64{"up_proj": {1, 1}, "down_proj": {0, 8}, "gate_proj": {8, 0}} {
-			x, ok := set.Lookup("model.layers.0.mlp." + name + ".weight")
+		for name, want := range map[string][]int64{"self_attn.o_proj": {1, 1}, "mlp.down_proj": {0, 8}, "mlp.gate_proj": {8, 0}, "mlp.up_proj": {8, 0}} {
+			x, ok := set.Lookup("model.layers.0." + name + ".weight")
 			if !ok || !slices.Equal(x.Shape(), want) {
 				t.Errorf("%s: %v, %v; want shape %v", name, x, ok, want)
 				continue
+			}
+			if four := x.Storage() == "nf4"; four != (want[0] == 1) {
+				t.Errorf("%s: stored as %s", name, x.Storage())
 			}
 			v := make([]float32, want[0]*want[1])
 			if err := x.ReadF32(v, 0); err != nil || len(v) == 1 && v[0] != -1 {

@@ -48,7 +48,10 @@ func Quantize(src *hf.Checkpoint, o QuantizeOptions) (*Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %q: %w", src.Path(), err)
 	}
-	sel, err := bnb.Select(model, bnb.SelectOptions{Include: o.Include, Skip: o.Skip, Loaders: o.Loaders})
+	if err := model.Complete(); err != nil {
+		return nil, fmt.Errorf("reading %q: %w", src.Path(), err)
+	}
+	sel, err := bnb.Select(model, bnb.SelectOptions{Include: o.Include, Skip: o.Skip, Loaders: o.Loaders, BlockSize: o.BlockSize})
 	if err != nil {
 		return nil, fmt.Errorf("planning %q: %w", src.Path(), err)
 	}
@@ -77,9 +80,7 @@ func Quantize(src *hf.Checkpoint, o QuantizeOptions) (*Plan, error) {
 		if err := skippedAll(src, model, o); err != nil {
 			return nil, err
 		}
-		return nil, fault.WithHint(
-			fault.Inputf("planning %q: nothing is left to quantize: no tensor of this checkpoint is a linear layer that every loader would read in 4 bits", src.Path()),
-			"`nf4conv inspect --tensors` shows the role of every tensor")
+		return nil, nothingLeft(src, model, sel)
 	}
 	if cfg := src.Config(); cfg != nil {
 		cfg = quantizedConfig(cfg, dtype, sel.SkipModules, o)
@@ -115,6 +116,35 @@ func skippedAll(src *hf.Checkpoint, model *arch.Model, o QuantizeOptions) error 
 		"`nf4conv quantize SRC OUT --dry-run --verbose` without --skip lists them")
 }
 
+// nothingLeft says why no weight becomes 4-bit: what holds for most of the linear layers.
+func nothingLeft(src *hf.Checkpoint, model *arch.Model, sel *bnb.Selection) error {
+	reasons := map[string]int{}
+	why, hint := "", "`nf4conv inspect --tensors` shows the role of every tensor"
+	for i := range model.Tensors {
+		if r := model.Tensors[i].Role; r == arch.RoleLinear || r == arch.RoleConv1D {
+			reasons[sel.Why[i]]++
+			if why == "" || reasons[sel.Why[i]] > reasons[why] {
+				why = sel.Why[i]
+			}
+			if model.Tensors[i].Subclass && why == model.Tensors[i].Why {
+				hint = "transformers 4.57 does load them in 4 bits: --loader transformers4 writes a checkpoint for it alone"
+			}
+		}
+	}
+	if why == "" {
+		return fault.WithHint(fault.Inputf("planning %q: nothing is left to quantize: no tensor of this checkpoint is a linear layer that every loader would read in 4 bits", src.Path()), "%s", hint)
+	}
+	return fault.WithHint(fault.Inputf("planning %q: nothing is left to quantize: all %d linear layers stay 16-bit, %d of them because: %s",
+		src.Path(), countValues(reasons), reasons[why], strings.TrimPrefix(why, "16-bit: ")), "%s", hint)
+}
+
+func countValues(m map[string]int) (n int) {
+	for _, v := range m {
+		n += v
+	}
+	return n
+}
+
 // quantizeSteps decides what becomes of one tensor.
 func quantizeSteps(j *Job, t weights.Tensor, at *arch.Tensor, fourBit bool, dtype kernels.Float, o QuantizeOptions) error {
 	stored, isFloat := j.Inputs[0].DType.Float()
@@ -124,7 +154,11 @@ func quantizeSteps(j *Job, t weights.Tensor, at *arch.Tensor, fourBit bool, dtyp
 	}
 	switch {
 	case fourBit && !isFloat:
-		return fault.Inputf("reading %q: tensor %q: dtype %s cannot be quantized; expected F32, BF16 or F16", j.Inputs[0].File, j.Name, j.Inputs[0].DType)
+		err := fault.Inputf("reading %q: tensor %q: dtype %s cannot be quantized; expected F32, BF16 or F16", j.Inputs[0].File, j.Name, j.Inputs[0].DType)
+		if j.Inputs[0].DType == "F64" {
+			return fault.WithHint(err, "float64 weights are not supported, whatever --dtype says; save the model in float32 first")
+		}
+		return err
 	case fourBit:
 		j.Steps = append(j.Steps, Step{Op: OpCheck})
 		if at.Transposed {

@@ -161,6 +161,9 @@ func (r *Report) describe(c *hf.Checkpoint, ts []logical, withTensors bool) {
 		infos = append(infos, arch.TensorInfo{Name: t.name, Shape: t.shape, Float: t.float})
 	}
 	m, err := arch.Describe(config, infos, false)
+	if err == nil && m.Known {
+		err = m.Complete()
+	}
 	if err != nil && r.Refused == "" {
 		r.Refused = err.Error()
 	}
@@ -267,7 +270,7 @@ func (r *Report) askLoaders(c *hf.Checkpoint, qc *bnb.QuantizationConfig, four m
 		for _, mod := range m.Modules(l) {
 			there := mod.Tensor >= 0 && four[m.Tensors[mod.Tensor].Name]
 			expects := mod.Linear && !match.Skips(mod.Path)
-			if there != expects && !mod.Either {
+			if there != expects && !mod.Either && !mod.Maybe {
 				res.Agrees = false
 				text := mod.Path + " is 16-bit and would be expected in 4 bits"
 				if there {

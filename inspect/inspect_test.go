@@ -215,8 +215,8 @@ func TestNeverFails(t *testing.T) {
 			continue
 		}
 		opened++
-		// config/dtype-unknown is refused unless --dtype chooses one.
-		valid := strings.HasPrefix(c.Name, "valid/") || c.Runtime || c.Name == "fourbit/already" || c.Name == "config/dtype-unknown"
+		// config/dtype-... are refused unless --dtype chooses one.
+		valid := strings.HasPrefix(c.Name, "valid/") || c.Runtime || c.Name == "fourbit/already" || c.Name == "config/dtype-unknown" || c.Name == "config/dtype-float64"
 		if r := reportOn(t, src); (r.Refused == "") != valid {
 			t.Errorf("%s: refused for %q", c.Name, r.Refused)
 		}

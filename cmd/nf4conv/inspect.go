@@ -56,7 +56,11 @@ func inspectText(r *inspect.Report, width int) string {
 	line("quantized", "%s", r.Scheme)
 	if q := r.Quantization; q != nil {
 		line("", "%s, block size %v, double quantization %t, compute dtype %s, %s", q.Type, q.BlockSizes, q.DoubleQuant, orNone(q.ComputeDType), units.Things(q.Modules, "module"))
-		line("skip list", "%s", strings.Join(q.SkipModules, ", "))
+		list := strings.Join(q.SkipModules, ", ")
+		if list == "" {
+			list = "none"
+		}
+		line("skip list", "%s", list)
 	}
 	for _, l := range r.Loaders {
 		if l.Agrees {

@@ -48,7 +48,7 @@ func planText(p *convert.Plan, out string, verbose bool, width int) string {
 	}
 	line("run", "%s, %s, buffers of %s at most", deviceText(&p.Schedule), units.Things(p.Schedule.Workers, "worker"), units.IBytes(p.Schedule.Memory))
 	for _, l := range p.Loaders {
-		if verbose {
+		if verbose || !l.Loads {
 			line("loader", "%s: %s", l.Name, l.Why)
 		}
 	}

@@ -1,9 +1,12 @@
 package bnb
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nf4conv/nf4conv/arch"
@@ -46,13 +49,26 @@ func newMatcher5(keys []string) (*matcher5, error) {
 		if found := unlikePython.FindString(k); found != "" {
 			return nil, fmt.Errorf("skip list: transformers 5 reads %q as a regular expression, of which %q is not simulated here", k, found)
 		}
+		if _, err := syntax.Parse(k, syntax.Perl); err != nil {
+			return nil, fmt.Errorf("skip list: module %q would have to be named, but transformers 5 reads that as a regular expression, which it is not: %s", k, syntaxProblem(err))
+		}
 		re, err := regexp.Compile(`\A(?:` + k + `)\z`)
 		if err != nil {
-			return nil, fmt.Errorf("skip list: transformers 5 reads %q as a regular expression: %w", k, err)
+			return nil, fmt.Errorf("skip list: transformers 5 reads %q as a regular expression: %s", k, syntaxProblem(err))
 		}
 		m.res = append(m.res, re)
 	}
 	return m, nil
+}
+
+// syntaxProblem is what is wrong without the text that is wrong, which may hold control
+// characters.
+func syntaxProblem(err error) string {
+	var e *syntax.Error
+	if errors.As(err, &e) {
+		return string(e.Code)
+	}
+	return strconv.Quote(err.Error())
 }
 
 func (m *matcher5) Skips(path string) bool {

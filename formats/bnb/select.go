@@ -17,6 +17,8 @@ type SelectOptions struct {
 	// Loaders are of "transformers" (5 and 4.57), "transformers5", "vllm" and "unsloth"; none
 	// means transformers and vllm.
 	Loaders []string
+	// BlockSize is the one that weights will have; 0 stands for 64.
+	BlockSize int
 }
 
 // Selection is the decision for every tensor, and the skip list that makes every
@@ -71,7 +73,7 @@ func Select(m *arch.Model, o SelectOptions) (*Selection, error) {
 			return nil, err
 		}
 		if len(clash) == 0 {
-			s.warnShapes()
+			s.warnShapes(o.BlockSize)
 			return &Selection{FourBit: s.four, Why: s.why, SkipModules: keys, Warnings: s.warn, Verdicts: s.verdicts()}, nil
 		}
 		for tensor, why := range clash {
@@ -127,7 +129,10 @@ func (s *selector) choose(o SelectOptions) error {
 	for i := range s.m.Tensors {
 		t := &s.m.Tensors[i]
 		s.four[i], s.why[i] = t.Quantizable, t.Why
-		if t.Quantizable {
+		if t.Subclass && !s.has(arch.Transformers5) {
+			s.four[i] = true
+		}
+		if s.four[i] {
 			s.why[i] = "4-bit: linear"
 		}
 		if g := include.match(t.Module); g != "" && !t.Quantizable && isMatrix(t) {
@@ -267,7 +272,7 @@ func (s *selector) simulate(keys []string) (clash map[int]string, err error) {
 				clash[mod.Tensor] = fmt.Sprintf("16-bit: %s would skip it with this skip list", l)
 			case four && !mod.Linear && !mod.Either:
 				return nil, fault.Inputf("module %q: %s does not load it in 4 bits", mod.Path, l)
-			case !four && mod.Linear && !skipped:
+			case !four && mod.Linear && !skipped && !mod.Maybe:
 				return nil, fault.Inputf("module %q stays 16-bit, and %s would expect 4 bits whatever skip list is written", mod.Path, l)
 			}
 		}
@@ -280,6 +285,8 @@ func (s *selector) verdicts() []LoaderVerdict {
 	for _, l := range []arch.Loader{arch.Transformers5, arch.Transformers4, arch.VLLM} {
 		v := LoaderVerdict{Loader: string(l), Loads: true, Why: "finds 4-bit weights exactly where they are (simulated over all modules)"}
 		switch {
+		case !s.has(l) && l == arch.Transformers5 && s.anySubclass():
+			v.Loads, v.Why = false, "leaves its linear layers in 16 bits, which are a subclass of nn.Linear"
 		case !s.has(l):
 			v.Loads, v.Why = false, "not asked for (--loader)"
 		case !s.m.Known:
@@ -290,17 +297,30 @@ func (s *selector) verdicts() []LoaderVerdict {
 	return out
 }
 
+// anySubclass tells whether a 4-bit weight is of a subclass of nn.Linear.
+func (s *selector) anySubclass() bool {
+	for i := range s.four {
+		if s.four[i] && s.m.Tensors[i].Subclass {
+			return true
+		}
+	}
+	return false
+}
+
 // warnShapes points at a limit of bitsandbytes' own kernels.
-func (s *selector) warnShapes() {
+func (s *selector) warnShapes(blockSize int) {
+	if blockSize == 0 {
+		blockSize = 64
+	}
 	n, example := 0, ""
 	for i := range s.m.Tensors {
-		if t := &s.m.Tensors[i]; s.four[i] && t.InFeatures%64 != 0 {
+		if t := &s.m.Tensors[i]; s.four[i] && t.InFeatures%int64(blockSize) != 0 {
 			n++
 			example = fmt.Sprintf("%s has %d", t.Module, t.InFeatures)
 		}
 	}
 	if n > 0 {
-		s.warn = append(s.warn, fmt.Sprintf("%d 4-bit modules have in_features that 64 does not divide (%s): right on GPUs and here, but bitsandbytes 0.50 dequantizes them wrongly on CPUs with AVX-512", n, example))
+		s.warn = append(s.warn, fmt.Sprintf("%d 4-bit modules have in_features that the block size %d does not divide (%s): right on GPUs and here, but on CPUs with AVX-512 bitsandbytes 0.50 fails on them or computes with wrong weights", n, blockSize, example))
 	}
 }
 

@@ -11,9 +11,10 @@ import (
 
 // skipList is what llm_int8_skip_modules must hold so that every loader leaves exactly
 // the 16-bit modules alone: full paths as each loader names them; whole towers, experts
-// and routers by one name where no 4-bit module has it.
+// and routers by one name where no 4-bit module has it. It is never nil: without a list,
+// loaders keep modules of their own choice in 16 bits.
 func (s *selector) skipList() []string {
-	var keys []string
+	keys := []string{}
 	add := func(key string) {
 		if !slices.Contains(keys, key) {
 			keys = append(keys, key)
@@ -25,11 +26,31 @@ func (s *selector) skipList() []string {
 				continue
 			}
 			for _, k := range s.keysFor(&mod) {
+				if mod.Maybe && s.skipsFourBit(k) {
+					continue // more likely a name within this model than the head of another
+				}
 				add(k)
 			}
 		}
 	}
 	return keys
+}
+
+// skipsFourBit tells whether a loader that is asked for would skip a 4-bit weight because
+// of key.
+func (s *selector) skipsFourBit(key string) bool {
+	for _, l := range s.loaders {
+		match, err := NewMatcher(l, []string{key})
+		if err != nil {
+			return true
+		}
+		for _, mod := range s.m.Modules(l) {
+			if mod.Tensor >= 0 && s.four[mod.Tensor] && match.Skips(mod.Path) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // keysFor names a module that stays 16-bit.

@@ -134,7 +134,77 @@ func TestSelectWarnsOfShapes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w := strings.Join(s.Warnings, "\n"); !strings.Contains(w, "1 4-bit modules") || !strings.Contains(w, "o_proj has 80") {
+	if w := strings.Join(s.Warnings, "\n"); !strings.Contains(w, "1 4-bit modules") || !strings.Contains(w, "o_proj has 80") || !strings.Contains(w, "block size 64") {
 		t.Errorf("warnings: %q", s.Warnings)
+	}
+	// It is the block size in use that counts.
+	for size, want := range map[int]string{16: "", 32: "1 4-bit modules", 128: "2 4-bit modules"} {
+		s, err := bnb.Select(m, bnb.SelectOptions{BlockSize: size})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w := strings.Join(s.Warnings, "\n"); (w == "") != (want == "") || !strings.Contains(w, want) {
+			t.Errorf("block size %d: warnings %q", size, s.Warnings)
+		}
+	}
+}
+
+// TestSelectWritesAList: loaders take null for leave to keep what they like.
+func TestSelectWritesAList(t *testing.T) {
+	m := described(t, map[string]any{"model_type": "llama", "architectures": []any{"LlamaModel"}}, "layers.0.mlp.up_proj", "layers.0.mlp.down_proj")
+	s, err := bnb.Select(m, bnb.SelectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.SkipModules == nil || len(s.SkipModules) != 0 {
+		t.Errorf("skip list %#v, want an empty one", s.SkipModules)
+	}
+	proves(t, m, s, arch.Transformers5, arch.Transformers4, arch.VLLM)
+}
+
+// TestSelectSubclass: Falcon's layers become 4-bit where transformers 5 need not load them.
+func TestSelectSubclass(t *testing.T) {
+	m := described(t, map[string]any{"model_type": "falcon", "architectures": []any{"FalconForCausalLM"}}, "transformer.h.0.mlp.dense_h_to_4h", "transformer.h.0.mlp.dense_4h_to_h")
+	s, err := bnb.Select(m, bnb.SelectOptions{Loaders: []string{"transformers4"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(four(m, s)) != 2 {
+		t.Errorf("4-bit: %q", four(m, s))
+	}
+	proves(t, m, s, arch.Transformers4)
+	if v := s.Verdicts[0]; v.Loads || !strings.Contains(v.Why, "subclass") {
+		t.Errorf("transformers 5: %+v", v)
+	}
+	if s, err = bnb.Select(m, bnb.SelectOptions{}); err != nil || len(four(m, s)) != 0 {
+		t.Errorf("for all loaders: %q, %v", four(m, s), err)
+	}
+}
+
+// TestSelectTiedHeads: names of heads that an unknown class may have stand in the list,
+// but for those that would skip 4-bit weights.
+func TestSelectTiedHeads(t *testing.T) {
+	m := described(t, map[string]any{"model_type": "brand_new"}, "model.decoder.layers.0.up", "model.decoder.layers.0.head")
+	s, err := bnb.Select(m, bnb.SelectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(four(m, s)) != 2 {
+		t.Errorf("4-bit: %q", four(m, s))
+	}
+	for name, want := range map[string]bool{"lm_head": true, "proj_out": true, "predictions.decoder": true, "decoder": false, "head": false} {
+		if slices.Contains(s.SkipModules, name) != want {
+			t.Errorf("%q in the list: %v; the list is %q", name, !want, s.SkipModules)
+		}
+	}
+	proves(t, m, s, arch.Transformers5, arch.Transformers4, arch.VLLM)
+}
+
+// TestSelectNamesNoPattern: a message about a name shows no control characters.
+func TestSelectNamesNoPattern(t *testing.T) {
+	m := described(t, map[string]any{"model_type": "llama"}, "model.layers.0.up_proj", "model.layers.0.\x1b[31m")
+	_, err := bnb.Select(m, bnb.SelectOptions{})
+	if fault.ClassOf(err) != fault.Input || !strings.Contains(err.Error(), "missing closing ]") || strings.Contains(err.Error(), "\x1b") {
+		t.Errorf("%v", err)
 	}
 }
