@@ -1,5 +1,6 @@
 """Loading a 4-bit checkpoint with the installed transformers, and what must hold then."""
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import reference
 from checkpoint import Checkpoint
 
 V5 = int(transformers.__version__.split(".")[0]) >= 5
+PICTURE_AND_TEXT = {"clip", "blip"}  # neither goes without the other
 INFO = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
 
@@ -87,16 +89,30 @@ def state_problems(model, out):
     return bad
 
 
-def forward(model, seed=0):
-    config = model.config
+def inputs(model, g):
+    """Some input of the kind that the model takes first, and of every other kind that it wants."""
+    config, takes = model.config, inspect.signature(model.forward).parameters
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    g = torch.Generator().manual_seed(seed)
-    ids = torch.randint(16, text.vocab_size, (2, 12), generator=g)
-    kw = {"input_ids": ids}
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    ids, kw = lambda n: torch.randint(16, text.vocab_size, (2, n), generator=g), {}
+    if config.model_type == "decision_transformer":
+        kw = {k: torch.randn(2, 4, n, generator=g).to(dtype) for k, n in [("states", config.state_dim), ("actions", config.act_dim), ("returns_to_go", 1)]}
+        return {**kw, "rewards": None, "timesteps": torch.arange(4)[None].expand(2, 4), "attention_mask": torch.ones(2, 4, dtype=dtype)}
+    if "input_features" in takes:
+        kw["input_features"] = torch.randn(2, config.num_mel_bins, 2 * config.max_source_positions, generator=g).to(dtype)
+    elif model.main_input_name != "pixel_values" or config.model_type in PICTURE_AND_TEXT:
+        kw["input_ids"] = ids(12)
+    if model.main_input_name == "pixel_values" or config.model_type in PICTURE_AND_TEXT:
+        vision = getattr(config, "vision_config", config)
+        kw["pixel_values"] = torch.randn(2, 3, vision.image_size, vision.image_size, generator=g).to(dtype)
     if getattr(config, "is_encoder_decoder", False):
-        kw["decoder_input_ids"] = ids[:, :6]
+        kw["decoder_input_ids"] = kw["input_ids"][:, :6] if "input_ids" in kw else ids(6)
+    return kw
+
+
+def forward(model, seed=0):
     with torch.no_grad():
-        out = model(**kw)
+        out = model(**inputs(model, torch.Generator().manual_seed(seed)))
     return {k: v.float() for k, v in out.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
 
 

@@ -96,6 +96,28 @@ def table():
     out["idefics3"] = ("Idefics3ForConditionalGeneration", "Idefics3Config", dict(text_config=text, vision_config=dict(VISION, model_type="idefics3_vision"), image_token_id=5, scale_factor=2), B)
     qv = dict(depth=2, embed_dim=64, num_heads=2, hidden_size=128, mlp_ratio=2, patch_size=14)
     out["qwen2_vl"] = ("Qwen2VLForConditionalGeneration", "Qwen2VLConfig", dict(text_config=dict(model_type="qwen2_vl_text", **decoder(rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}, rope_scaling={"type": "mrope", "rope_type": "default", "mrope_section": [4, 6, 6]})), vision_config=qv, image_token_id=5, video_token_id=6, vision_start_token_id=7, vision_end_token_id=8), B)
+    # Output heads of other names, tied and in no file; modules that a loader must not touch; classes that no table lists.
+    out["openai-gpt"] = ("OpenAIGPTLMHeadModel", "OpenAIGPTConfig", dict(n_embd=128, n_layer=2, n_head=4, n_positions=128, vocab_size=VOCAB), F)
+    out["gpt2-double"] = ("GPT2DoubleHeadsModel", "GPT2Config", dict(n_embd=128, n_layer=2, n_head=4, n_positions=128, **COMMON), F)
+    out["gpt2-cross"] = ("GPT2LMHeadModel", "GPT2Config", dict(n_embd=128, n_layer=2, n_head=4, n_positions=128, n_inner=192, add_cross_attention=True, **COMMON), F)
+    out["imagegpt"] = ("ImageGPTForCausalImageModeling", "ImageGPTConfig", dict(vocab_size=VOCAB, n_positions=64, n_embd=128, n_layer=2, n_head=4), F)
+    out["decision_transformer"] = ("DecisionTransformerModel", "DecisionTransformerConfig", dict(hidden_size=128, n_layer=2, n_head=4, n_positions=64, max_ep_len=16), F)
+    sequence = dict(d_model=128, encoder_layers=1, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=192, decoder_ffn_dim=192, vocab_size=VOCAB, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3)
+    out["whisper"] = ("WhisperForConditionalGeneration", "WhisperConfig", dict(sequence, num_mel_bins=16, max_source_positions=64, max_target_positions=64), F)
+    modern = dict(hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4, vocab_size=VOCAB, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2)
+    out["modernbert"] = ("ModernBertForMaskedLM", "ModernBertConfig", modern, F)
+    out["modernbert-decoder"] = ("ModernBertDecoderForCausalLM", "ModernBertDecoderConfig", modern, F)
+    out["albert"] = ("AlbertForMaskedLM", "AlbertConfig", encoder(embedding_size=64), F)
+    out["xlm"] = ("XLMWithLMHeadModel", "XLMConfig", dict(vocab_size=VOCAB, emb_dim=128, n_layers=2, n_heads=4), F)
+    out["mobilebert"] = ("MobileBertForMaskedLM", "MobileBertConfig", dict(vocab_size=VOCAB, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192, embedding_size=64, true_hidden_size=64, intra_bottleneck_size=64), F)
+    out["xlnet"] = ("XLNetLMHeadModel", "XLNetConfig", dict(vocab_size=VOCAB, d_model=128, n_layer=2, n_head=4, d_inner=192), F)
+    out["mamba"] = ("MambaForCausalLM", "MambaConfig", dict(hidden_size=64, num_hidden_layers=2, state_size=16, **COMMON), B)
+    out["gpt_neox_japanese"] = ("GPTNeoXJapaneseForCausalLM", "GPTNeoXJapaneseConfig", dict(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_multiple_size=2, **COMMON), F)
+    out["vit"] = ("ViTForImageClassification", "ViTConfig", dict(VISION, num_labels=4), F)
+    out["vit-base"] = ("ViTModel", "ViTConfig", VISION, F)
+    out["siglip-vision"] = ("SiglipVisionModel", "SiglipVisionConfig", VISION, F)
+    out["clip"] = ("CLIPModel", "CLIPConfig", dict(text_config=dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, vocab_size=VOCAB, max_position_embeddings=32), vision_config=VISION, projection_dim=64), F)
+    out["blip"] = ("BlipForConditionalGeneration", "BlipConfig", dict(text_config=dict(vocab_size=VOCAB, hidden_size=128, encoder_hidden_size=64, intermediate_size=192, num_hidden_layers=1, num_attention_heads=4), vision_config=VISION), F)
     return out
 
 

@@ -17,7 +17,7 @@ from checkpoint import container_problems, kept_fp32
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 # Weights of transformers' Conv1D, stored [in, out]; a 4-bit weight is always [out, in].
-CONV1D = {"gpt2": re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")}
+CONV1D = dict.fromkeys(("gpt2", "openai-gpt", "imagegpt", "decision_transformer"), re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$"))
 OFFSET_ULP = 1
 CONFIG = {  # what transformers writes: value, or type where the value is an option
     "_load_in_4bit": True, "_load_in_8bit": False, "bnb_4bit_compute_dtype": str, "bnb_4bit_quant_storage": "uint8",
