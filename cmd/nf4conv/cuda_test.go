@@ -124,7 +124,7 @@ func TestAutoFallsBack(t *testing.T) {
 }
 
 func TestDevicesOnFake(t *testing.T) {
-	r := onFake(t, []string{"FAKECUDA_DEVICES=2"}, "devices")
+	r := onFake(t, []string{"FAKECUDA_DEVICES=2", "NF4CONV_DISABLE=avx2"}, "devices")
 	for _, want := range []string{"gpu      CUDA driver API 12.4", "* cuda:1   Fake GPU 1, compute capability 9.0", "kernels sm_90a.cubin", "selected cuda:0,1"} {
 		if !strings.Contains(r.stdout, want) {
 			t.Errorf("expected %q in %s", want, r.stdout)

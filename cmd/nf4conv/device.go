@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/internal/fault"
 	"github.com/nf4conv/nf4conv/internal/units"
+	"github.com/nf4conv/nf4conv/kernels"
 	"github.com/nf4conv/nf4conv/kernels/cuda/driver"
 )
 
@@ -48,9 +50,16 @@ func parseDevice(s string) (deviceChoice, error) {
 	return c, nil
 }
 
-// autoDeviceBytes is the size of weights from which --device auto looks for a GPU: below,
-// the CPU is done before a GPU has started (a context takes a third of a second).
-const autoDeviceBytes = 512 << 20
+// autoDeviceBytes is the size of weights from which --device auto looks for a GPU. Where the
+// CPU has vector kernels that is never: conversions are bound by memory and files then, the CPU
+// keeps up with them, and a GPU takes half a second to start (docs/benchmarks.md, "Whole
+// conversions on a GPU"). With generic Go a GPU is twice as fast on a large model.
+func autoDeviceBytes() int64 {
+	if kernels.Tier() != "generic" {
+		return math.MaxInt64
+	}
+	return 512 << 20
+}
 
 // openGPU opens what --device asks for; nil stands for the CPU. With auto, a GPU that
 // cannot be used is a line, with cuda an error.

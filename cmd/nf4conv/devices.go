@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -95,7 +96,7 @@ func findDevices() *devicesDoc {
 		}
 		doc.GPUs = append(doc.GPUs, d)
 	}
-	if len(usable) > 0 {
+	if len(usable) > 0 && autoDeviceBytes() < math.MaxInt64 {
 		doc.Selected = "cuda:" + strings.Join(usable, ",")
 	}
 	return doc
@@ -162,7 +163,12 @@ func devicesText(doc *devicesDoc) string {
 	}
 	fmt.Fprintf(&b, "selected %s\n", doc.Selected)
 	if len(doc.GPUs) > 0 {
-		fmt.Fprintf(&b, "         by --device auto for weights of %s and more, else the CPU; the bytes are the same\n", units.IBytes(autoDeviceBytes))
+		switch n := autoDeviceBytes(); n {
+		case math.MaxInt64:
+			b.WriteString("         by --device auto: with vector kernels the CPU is done before a GPU; the bytes are the same\n")
+		default:
+			fmt.Fprintf(&b, "         by --device auto for weights of %s and more, else the CPU; the bytes are the same\n", units.IBytes(n))
+		}
 	}
 	return b.String()
 }

@@ -16,7 +16,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 func run(args []string, stdout, stderr *os.File) int {
 	ctx, stop := interruptible(stderr)
 	defer stop()
-	a := &app{stdout: stdout, stderr: stderr, autoBytes: autoDeviceBytes}
+	a := &app{stdout: stdout, stderr: stderr, autoBytes: autoDeviceBytes()}
 	return a.exitCode(a.main(ctx, args))
 }
 

@@ -108,6 +108,25 @@ e2e() { # e2e SHAPE
 ! has e2e1 || e2e 1b
 ! has e2e8 || e2e 8b
 
+# A device of several with too little memory, one that is not there, one that is hidden: refused before
+# anything is written, or the others do it; and a run that is killed continues on other devices.
+multi_faults() { # MODEL
+	local m=$1 want=$work/want out=$work/fault rc
+	"$BIN/nf4conv" quantize "$m" "$want" -q --no-sync --device cpu
+	"$BIN/nf4conv" quantize "$m" "$out" -q --no-sync --device cuda:0,1 --gpu-memory 1GiB,64KiB 2>"$work/fault.log"; rc=$?
+	sed 's/^/     /' "$work/fault.log"; judge "too little memory on one of two: exit code 2, nothing written" [ "$rc" = 2 -a ! -e "$out" -a ! -e "$out.partial" ]
+	"$BIN/nf4conv" quantize "$m" "$out" -q --no-sync --device cuda:0,9 2>"$work/fault.log"; rc=$?
+	sed 's/^/     /' "$work/fault.log"; judge "a device that is not there: exit code 5" [ "$rc" = 5 -a ! -e "$out" ]
+	CUDA_VISIBLE_DEVICES=1 "$BIN/nf4conv" quantize "$m" "$out" -q --no-sync --device cuda; judge "a hidden device: the other does it" same "$want" "$out"; rm -rf "$out"
+	CUDA_VISIBLE_DEVICES= "$BIN/nf4conv" quantize "$m" "$out" -q --no-sync --device cuda 2>"$work/fault.log"; rc=$?
+	sed 's/^/     /' "$work/fault.log"; judge "all hidden: exit code 5" [ "$rc" = 5 -a ! -e "$out" ]
+	"$BIN/nf4conv" quantize "$m" "$out" -q --no-sync --device cuda:0,1 --gpu-memory 1GiB,8MiB; judge "little memory on one of two" same "$want" "$out"; rm -rf "$out"
+	"$BIN/nf4conv" quantize "$m" "$out" -q --device cuda & local pid=$!
+	sleep 0.7; kill -9 $pid 2>/dev/null; wait $pid 2>/dev/null
+	echo "     killed with $(wc -l <"$out.partial.journal" 2>/dev/null || echo no) lines in the journal"
+	"$BIN/nf4conv" quantize "$m" "$out" -q --device cuda:1; judge "killed on two, continued on one" same "$want" "$out"; rm -rf "$out" "$want"
+}
+
 # One conversion shared by the GPUs of this host.
 if has multi; then
 	count=$(nvidia-smi -L | wc -l)
@@ -123,6 +142,7 @@ if has multi; then
 			done
 			rm -rf "$work/one"
 		done
+		multi_faults "$work/model-1b"
 	fi
 fi
 
