@@ -39,7 +39,8 @@ judge() { local what=$1; shift; if "$@"; then ok "$what"; else bad "$what"; fi; 
 if has devices; then
 	nvidia-smi --query-gpu=index,name,driver_version,memory.total,pcie.link.gen.current,pcie.link.width.current --format=csv,noheader
 	grep -m1 'model name' /proc/cpuinfo; nproc; uname -r
-	judge "devices finds a GPU" sh -c "'$BIN/nf4conv' devices | tee /dev/stderr | grep -q 'selected cuda'"
+	found=$("$BIN/nf4conv" devices); echo "$found"
+	judge "devices finds a usable GPU" grep -q '\* cuda:0' <<<"$found"
 fi
 
 if has tests; then
