@@ -97,8 +97,9 @@ func Describe(config map[string]any, tensors []TensorInfo, strict bool) (*Model,
 	if m.entry.note != "" && m.Type == m.entry.types[0] {
 		m.Warnings = append(m.Warnings, m.entry.note)
 	}
-	said := false
-	if m.Tied, said = tied(config); !said {
+	isTied, said := tied(config)
+	m.Tied = isTied
+	if !said {
 		m.Tied = m.entry.tiedDefault
 	}
 	m.untied = said && !m.Tied

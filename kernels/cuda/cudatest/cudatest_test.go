@@ -18,6 +18,10 @@ type recorder struct {
 func (r *recorder) Helper()           {}
 func (r *recorder) Skip(args ...any)  { r.skipped = fmt.Sprint(args...); panic(r) }
 func (r *recorder) Fatal(args ...any) { r.failed = fmt.Sprint(args...); panic(r) }
+func (r *recorder) Fatalf(format string, args ...any) {
+	r.failed = fmt.Sprintf(format, args...)
+	panic(r)
+}
 func (r *recorder) run(f func(testing.TB)) {
 	defer func() {
 		if p := recover(); p != nil && p != any(r) {
