@@ -85,12 +85,38 @@ func TestKill(t *testing.T) {
 		if _, err := os.Stat(out + ".partial.journal"); err == nil {
 			resumed++
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(r.Int64N(int64(whole)*5/4)))
-		err := program(ctx, args(out)...).Run() // the context kills
+		ctx, kill := context.WithCancel(context.Background())
+		c := program(ctx, args(out)...)
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func(anyTime bool, wait time.Duration) {
+			// Every other kill comes once there is something to lose, however long a loaded machine
+			// takes until then.
+			for !anyTime && ctx.Err() == nil {
+				if _, err := os.Stat(out + ".partial.journal"); err == nil {
+					break
+				}
+				select {
+				case <-ended:
+				case <-time.After(time.Millisecond):
+					continue
+				}
+				break
+			}
+			select {
+			case <-ended:
+			case <-time.After(wait):
+			}
+			kill()
+		}(killed%2 == 0, time.Duration(r.Int64N(int64(whole)*5/4)))
+		err := c.Wait()
+		close(ended)
 		if ctx.Err() != nil && err != nil {
 			killed++
 		}
-		cancel()
+		kill()
 		_, lerr := os.Lstat(out)
 		switch {
 		case err == nil: // it was done before it was killed
