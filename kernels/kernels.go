@@ -1,7 +1,10 @@
 // Package kernels holds what every kernel package shares: the floating-point
 // storage formats of their arguments and the CPU features found at start-up.
-// Kernels work on plain slices, know no files and no tensor names, and every
-// tier of one kernel gives the same bits as its generic Go definition.
+// Kernels work on plain slices and know no files and no tensor names. Every
+// tier of a conversion or a quantizer gives the same bits as its generic Go
+// definition. Sums of products (panel, gemm, flash) differ between tiers in the
+// last places, within bounds that their packages state; each tier gives the same
+// bits every time, in any number of threads.
 package kernels
 
 // Float names a floating-point storage format, little endian in memory.
