@@ -1,0 +1,5 @@
+//go:build !amd64 || purego
+
+package flash
+
+var tiers map[string]*assembly // none in this build
