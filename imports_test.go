@@ -35,6 +35,7 @@ var layers = map[string]string{
 	"compare":                        "kernels nf4 arch internal formats weights +golang.org/x/sync",
 	"internal":                       "internal +golang.org/x/sys +lukechampine.com/blake3 +github.com/zeebo/blake3",
 	"internal/bench":                 "fixtures internal",
+	"internal/kernelbench":           "kernels nf4",
 	"fixtures":                       "",
 	"interop":                        "",
 	"cmd":                            "kernels nf4 doublequant arch internal formats weights convert inspect compare bench cmd +github.com/urfave/cli/v2 +github.com/vbauerster/mpb/v8 +github.com/schollz/progressbar/v3 +golang.org/x/sys +golang.org/x/sync",
