@@ -6,6 +6,7 @@ import (
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/kernels"
 	"github.com/nf4conv/nf4conv/kernels/cast"
+	"github.com/nf4conv/nf4conv/kernels/quant4"
 )
 
 // fourBit is a bitsandbytes weight.
@@ -27,29 +28,29 @@ func newFourBit(w *bnb.Weight) (Tensor, error) {
 	return f, nil
 }
 
-func (f *fourBit) Name() string         { return f.w.Name }
-func (f *fourBit) Shape() []int64       { return f.w.QuantState.Shape }
-func (f *fourBit) Storage() string      { return f.w.QuantState.Type.String() }
-func (f *fourBit) Sources() []hf.Tensor { return f.w.Parts() }
+func (f *fourBit) Name() string          { return f.w.Name }
+func (f *fourBit) Shape() []int64        { return f.w.QuantState.Shape }
+func (f *fourBit) Storage() string       { return f.w.QuantState.Type.String() }
+func (f *fourBit) Format() kernels.Float { return f.w.QuantState.DType }
+func (f *fourBit) Sources() []hf.Tensor  { return f.w.Parts() }
 
 func (f *fourBit) ReadF32(dst []float32, off int64) error {
 	if len(dst) == 0 {
 		return nil
 	}
 	q := &f.w.QuantState
-	// Whole blocks around the range: scales belong to blocks, bytes to pairs.
 	bs := int64(q.BlockSize)
-	b0, b1 := off/bs, (off+int64(len(dst))-1)/bs+1
-	scales := make([]float32, b1-b0)
-	if err := f.readScales(scales, b0); err != nil {
-		return err
-	}
-	lead := off % 2
-	packed := make([]byte, (lead+int64(len(dst))+1)/2)
-	if err := f.w.Packed.ReadAt(packed, off/2); err != nil {
+	packed, scales, err := f.readBlocks(int64(len(dst)), off)
+	if err != nil {
 		return err
 	}
 	book := q.Type.Codebook()
+	if off%bs == 0 {
+		quant4.DequantizeF32(dst, packed, scales, q.BlockSize, book)
+		roundTo(dst, q.DType)
+		return nil
+	}
+	b0, lead := off/bs, off%2
 	for i := range dst {
 		at := off + int64(i)
 		k := lead + int64(i)
@@ -57,6 +58,30 @@ func (f *fourBit) ReadF32(dst []float32, off int64) error {
 		dst[i] = book.Levels[c] * scales[at/bs-b0]
 	}
 	roundTo(dst, q.DType)
+	return nil
+}
+
+// readBlocks reads what n elements from off on need: whole bytes, and the scales of whole
+// blocks.
+func (f *fourBit) readBlocks(n, off int64) (packed []byte, scales []float32, err error) {
+	bs := int64(f.w.QuantState.BlockSize)
+	b0, b1 := off/bs, (off+n-1)/bs+1
+	scales = make([]float32, b1-b0)
+	if err := f.readScales(scales, b0); err != nil {
+		return nil, nil, err
+	}
+	packed = make([]byte, (off%2+n+1)/2)
+	return packed, scales, f.w.Packed.ReadAt(packed, off/2)
+}
+
+// read is Read of values from the start of a block on.
+func (f *fourBit) read(dst []byte, n, off int64) error {
+	packed, scales, err := f.readBlocks(n, off)
+	if err != nil {
+		return err
+	}
+	q := &f.w.QuantState
+	quant4.Dequantize(dst, q.DType, packed, scales, int(n), q.BlockSize, q.Type.Codebook())
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/kernels"
 	"github.com/nf4conv/nf4conv/kernels/cast"
 )
 
@@ -94,10 +95,11 @@ func fp8Block(c *hf.Checkpoint) (rows, cols int64, err error) {
 	return size[0], size[1], nil
 }
 
-func (f *fp8) Name() string         { return f.weight.Name }
-func (f *fp8) Shape() []int64       { return f.weight.Shape }
-func (f *fp8) Storage() string      { return "fp8-block" }
-func (f *fp8) Sources() []hf.Tensor { return []hf.Tensor{f.weight, f.scale} }
+func (f *fp8) Name() string          { return f.weight.Name }
+func (f *fp8) Shape() []int64        { return f.weight.Shape }
+func (f *fp8) Storage() string       { return "fp8-block" }
+func (f *fp8) Format() kernels.Float { return kernels.F32 }
+func (f *fp8) Sources() []hf.Tensor  { return []hf.Tensor{f.weight, f.scale} }
 
 func (f *fp8) ReadF32(dst []float32, off int64) error {
 	buf := make([]byte, len(dst))

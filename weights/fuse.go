@@ -8,6 +8,7 @@ import (
 
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/kernels"
 )
 
 // Fuse is the inverse of [Unfuse]: the linear layers of experts become fused matrices
@@ -131,6 +132,17 @@ func (f *fusedExperts) Shape() []int64 {
 	return []int64{int64(len(f.parts) / f.perExpert), f.layer[1], int64(f.perExpert) * f.layer[0]}
 }
 func (f *fusedExperts) Storage() string { return "unfused " + f.parts[0].Storage() }
+
+// Format is F32 where parts differ.
+func (f *fusedExperts) Format() kernels.Float {
+	out := f.parts[0].Format()
+	for _, p := range f.parts {
+		if p.Format() != out {
+			return kernels.F32
+		}
+	}
+	return out
+}
 
 func (f *fusedExperts) Sources() []hf.Tensor {
 	var out []hf.Tensor

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/nf4conv/nf4conv/formats/hf"
+	"github.com/nf4conv/nf4conv/kernels"
 	"github.com/nf4conv/nf4conv/kernels/cast"
 )
 
@@ -50,9 +51,12 @@ func newMXFP4(c *hf.Checkpoint, t hf.Tensor) (Tensor, error) {
 	return &mxfp4{t, scales, name}, nil
 }
 
-func (m *mxfp4) Name() string         { return m.name }
-func (m *mxfp4) Storage() string      { return "mxfp4" }
-func (m *mxfp4) Sources() []hf.Tensor { return []hf.Tensor{m.blocks, m.scales} }
+func (m *mxfp4) Name() string    { return m.name }
+func (m *mxfp4) Storage() string { return "mxfp4" }
+
+// Format: two bits of mantissa and any power of two.
+func (m *mxfp4) Format() kernels.Float { return kernels.BF16 }
+func (m *mxfp4) Sources() []hf.Tensor  { return []hf.Tensor{m.blocks, m.scales} }
 
 func (m *mxfp4) Shape() []int64 {
 	s := m.blocks.Shape

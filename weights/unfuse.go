@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/nf4conv/nf4conv/formats/hf"
+	"github.com/nf4conv/nf4conv/kernels"
 )
 
 // Unfuse replaces fused expert matrices by one linear layer per expert:
@@ -69,10 +70,11 @@ type expertPart struct {
 	out    int64 // columns that belong to this part
 }
 
-func (p *expertPart) Name() string         { return p.name }
-func (p *expertPart) Shape() []int64       { return []int64{p.out, p.in} }
-func (p *expertPart) Storage() string      { return "fused " + p.fused.Storage() }
-func (p *expertPart) Sources() []hf.Tensor { return p.fused.Sources() }
+func (p *expertPart) Name() string          { return p.name }
+func (p *expertPart) Shape() []int64        { return []int64{p.out, p.in} }
+func (p *expertPart) Storage() string       { return "fused " + p.fused.Storage() }
+func (p *expertPart) Format() kernels.Float { return p.fused.Format() }
+func (p *expertPart) Sources() []hf.Tensor  { return p.fused.Sources() }
 
 // ReadF32 reads a strip of a few columns of every row.
 func (p *expertPart) ReadF32(dst []float32, off int64) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/nf4conv/nf4conv/formats/bnb"
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/kernels"
 	"github.com/nf4conv/nf4conv/kernels/cast"
 )
 
@@ -29,6 +30,9 @@ type Tensor interface {
 	// them: 4-bit weights rounded to the dtype of their quant state. It takes memory in
 	// proportion to len(dst) and may be called concurrently.
 	ReadF32(dst []float32, off int64) error
+	// Format is the smallest format that holds every value exactly; what ReadF32 gives can be
+	// rounded to it without a loss.
+	Format() kernels.Float
 	// Sources are the physical tensors, the one with the most bytes first.
 	Sources() []hf.Tensor
 }
@@ -138,6 +142,15 @@ func (p plain) Shape() []int64       { return p.t.Shape }
 func (p plain) Storage() string      { return string(p.t.DType) }
 func (p plain) Sources() []hf.Tensor { return []hf.Tensor{p.t} }
 
+// Format is F32 for what is not read as numbers, too.
+func (p plain) Format() kernels.Float {
+	f, ok := p.t.DType.Float()
+	if !ok {
+		return kernels.F32
+	}
+	return f
+}
+
 func (p plain) ReadF32(dst []float32, off int64) error {
 	f, ok := p.t.DType.Float()
 	if !ok {
@@ -148,6 +161,36 @@ func (p plain) ReadF32(dst []float32, off int64) error {
 		return err
 	}
 	cast.ToF32(dst, buf, f)
+	return nil
+}
+
+// Read fills dst with the values of t from flat index off on, in the format t.Format(),
+// little-endian: what ReadF32 gives, without a detour where there is a shorter way.
+func Read(t Tensor, dst []byte, off int64) error {
+	f := t.Format()
+	size := int64(f.Size())
+	n := int64(len(dst)) / size
+	if n == 0 {
+		return nil
+	}
+	switch s := t.(type) {
+	case plain:
+		if _, ok := s.t.DType.Float(); ok {
+			return s.t.ReadAt(dst, off*size)
+		}
+	case *fourBit:
+		if off%int64(s.w.QuantState.BlockSize) == 0 {
+			return s.read(dst, n, off)
+		}
+	}
+	buf := make([]float32, min(1<<16, n))
+	for at := int64(0); at < n; at += int64(len(buf)) {
+		v := buf[:min(int64(len(buf)), n-at)]
+		if err := t.ReadF32(v, off+at); err != nil {
+			return err
+		}
+		cast.FromF32(dst[at*size:(at+int64(len(v)))*size], v, f)
+	}
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nf4conv/nf4conv/formats/formatstest"
 	"github.com/nf4conv/nf4conv/formats/hf"
+	"github.com/nf4conv/nf4conv/kernels/cast"
 	"github.com/nf4conv/nf4conv/weights"
 )
 
@@ -96,7 +97,14 @@ func ranges(t *testing.T, x weights.Tensor, whole []float32, r *rand.Rand) {
 		if err := x.ReadF32(v, int64(first)); err != nil {
 			t.Fatalf("%s: %v", x.Name(), err)
 		}
-		same(t, fmt.Sprintf("%s [%d, %d)", x.Name(), first, first+length), v, whole[first:first+length])
+		what := fmt.Sprintf("%s [%d, %d)", x.Name(), first, first+length)
+		same(t, what, v, whole[first:first+length])
+		b := make([]byte, length*x.Format().Size())
+		if err := weights.Read(x, b, int64(first)); err != nil {
+			t.Fatalf("%s: %v", x.Name(), err)
+		}
+		cast.ToF32(v, b, x.Format())
+		same(t, what+" in its format", v, whole[first:first+length])
 	}
 }
 
