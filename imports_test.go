@@ -37,6 +37,8 @@ var layers = map[string]string{
 	"internal/bench":                 "fixtures internal",
 	"internal/kernelbench":           "kernels nf4",
 	"fixtures":                       "",
+	"model":                          "kernels arch internal formats weights",
+	"internal/forward":               "model internal formats",
 	"interop":                        "",
 	"cmd":                            "kernels nf4 doublequant arch internal formats weights convert inspect compare bench cmd +github.com/urfave/cli/v2 +github.com/vbauerster/mpb/v8 +github.com/schollz/progressbar/v3 +golang.org/x/sys +golang.org/x/sync",
 	"kernels/cuda/driver":            "+github.com/ebitengine/purego +gorgonia.org/cu",
