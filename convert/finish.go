@@ -26,6 +26,9 @@ func (r *runner) finish(ctx context.Context, res *Result) error {
 	if err := checkUnchanged(r.plan); err != nil {
 		return err
 	}
+	if err := r.checkMerged(res); err != nil {
+		return err
+	}
 	files, err := r.out.seal(r.records)
 	if err != nil {
 		return err
@@ -182,7 +185,7 @@ func occupant(dir string) (fileID, error) {
 
 // checkUnchanged refuses to finish when a source file was written to meanwhile.
 func checkUnchanged(p *Plan) error {
-	for _, f := range p.src.Files() {
+	for _, f := range p.weightFiles() {
 		then := f.Stat()
 		now, err := os.Stat(f.Path())
 		if err != nil {

@@ -54,6 +54,7 @@ type Record struct {
 	Outputs []treehash.Digest `json:"outputs"` // aligned with Job.Outputs
 	State   string            `json:"state,omitempty"`
 	Rel     float64           `json:"rel_error,omitempty"`
+	Merge   *TensorMerge      `json:"merge,omitempty"`
 }
 
 // journalEnd says that OUT.partial is complete and synced, and which directory it is

@@ -37,6 +37,7 @@ type Manifest struct {
 	Files     []ManifestFile    `json:"files"`             // of weights
 	Written   []ManifestFile    `json:"written,omitempty"` // other files made by the tool
 	Carried   []ManifestFile    `json:"carried,omitempty"` // copied from the source
+	Merge     *Merging          `json:"merge,omitempty"`   // of adapters
 	Tensors   []ManifestTensor  `json:"tensors"`
 }
 
@@ -56,6 +57,7 @@ type ManifestTensor struct {
 	Source   []TensorDigest `json:"source"`
 	Outputs  []TensorDigest `json:"outputs"`
 	RelError float64        `json:"rel_error,omitempty"`
+	Merge    *TensorMerge   `json:"merge,omitempty"`
 }
 
 // TensorDigest is the BLAKE3-256 of a tensor's bytes.
@@ -69,14 +71,14 @@ type TensorDigest struct {
 func (r *runner) manifest(files []sealed) *Manifest {
 	m := &Manifest{
 		Schema: ManifestSchema, Tool: r.opts.Tool, Format: r.plan.Revision, Verb: r.plan.Verb,
-		Options: r.plan.Options, Source: r.plan.Source, Model: r.plan.Model,
+		Options: r.plan.Options, Source: r.plan.Source, Model: r.plan.Model, Merge: r.plan.Merge,
 	}
 	for _, f := range files {
 		m.Files = append(m.Files, ManifestFile{Name: f.Name, Size: f.size})
 	}
 	for i := range r.plan.Jobs {
 		j := &r.plan.Jobs[i]
-		t := ManifestTensor{Name: j.Name, Why: j.Why, Steps: j.Steps, RelError: r.records[i].Rel}
+		t := ManifestTensor{Name: j.Name, Why: j.Why, Steps: j.Steps, RelError: r.records[i].Rel, Merge: r.records[i].Merge}
 		for k, in := range j.Inputs {
 			t.Source = append(t.Source, TensorDigest{Tensor: in.Name, File: in.File, BLAKE3: r.records[i].Source[k]})
 		}

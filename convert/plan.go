@@ -21,7 +21,7 @@ const Revision = 1
 type Plan struct {
 	Schema   string   `json:"schema"`
 	Revision int      `json:"revision"`
-	Verb     string   `json:"verb"` // quantize or dequantize
+	Verb     string   `json:"verb"` // quantize, dequantize or merge
 	Source   Source   `json:"source"`
 	Options  any      `json:"options"` // the options that the bytes depend on
 	Model    Model    `json:"model"`
@@ -32,11 +32,13 @@ type Plan struct {
 	Left     []Left   `json:"left"`  // files and directories that are not; no part of the identity
 	Totals   Totals   `json:"totals"`
 	Loaders  []Loader `json:"loaders,omitempty"`
+	Merge    *Merging `json:"merge,omitempty"` // of adapters
 	Warnings []string `json:"warnings,omitempty"`
 
 	Schedule Schedule `json:"schedule"` // how it is run; not part of the identity
 
-	src *hf.Checkpoint
+	src     *hf.Checkpoint
+	minKept float64 // of every delta; below it a merge fails
 }
 
 // Source identifies the input.
@@ -93,8 +95,9 @@ type Job struct {
 	Outputs []Placement `json:"outputs"`
 	Why     string      `json:"why"` // for people: "4-bit: linear", "16-bit: router"
 
-	logical weights.Tensor
-	share   int64 // of Totals.BytesIn, for progress
+	logical  weights.Tensor
+	share    int64 // of Totals.BytesIn, for progress
+	replaced bool  // an adapter has the tensor in place of the base
 }
 
 // Elems is the number of logical elements.
@@ -116,18 +119,24 @@ const (
 	OpCopy      Op = "copy"      // bytes as they are
 	OpDecode    Op = "decode"    // 4-bit, FP8 or MXFP4 storage to float32
 	OpTranspose Op = "transpose" // swap the two dimensions
+	OpSetRows   Op = "set_rows"  // rows of an adapter in place of some of the weight's
+	OpAdd       Op = "add"       // deltas of adapters, in float32
 	OpCast      Op = "cast"      // to another floating dtype, to nearest even
 	OpQuantize  Op = "quantize"  // to 4 bits
 )
 
 // Step is one step with its parameters, by value.
 type Step struct {
-	Op          Op     `json:"op"`
-	Scheme      string `json:"scheme,omitempty"`       // decode: the storage
-	To          string `json:"to,omitempty"`           // cast: torch name of the dtype
-	Type        string `json:"type,omitempty"`         // quantize: nf4 or fp4
-	BlockSize   int    `json:"block_size,omitempty"`   // quantize
-	DoubleQuant bool   `json:"double_quant,omitempty"` // quantize
+	Op          Op      `json:"op"`
+	Scheme      string  `json:"scheme,omitempty"`       // decode: the storage
+	To          string  `json:"to,omitempty"`           // cast, and add (of the sum): torch name of the dtype
+	Type        string  `json:"type,omitempty"`         // quantize: nf4 or fp4
+	BlockSize   int     `json:"block_size,omitempty"`   // quantize
+	DoubleQuant bool    `json:"double_quant,omitempty"` // quantize
+	Rounding    string  `json:"rounding,omitempty"`     // add: once or peft-safe
+	Terms       []Term  `json:"terms,omitempty"`        // add: one for each adapter
+	Rows        []int64 `json:"rows,omitempty"`         // set_rows: which, in the order of the input
+	Input       int     `json:"input,omitempty"`        // set_rows: index among the job's inputs
 }
 
 // Part says which tensor of a job's output a placement holds.

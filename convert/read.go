@@ -12,6 +12,7 @@ type buffers struct {
 	raw    []byte    // a chunk in read format
 	strip  []byte    // a strip of rows on its way into raw, transposed
 	values []float32 // decoded values
+	merge  *mergeBuffers
 }
 
 // newBuffers makes what the jobs need besides raw, which the engine provides.
@@ -23,11 +24,11 @@ func newBuffers(jobs []*jobRun, chunk int64, raw []byte) *buffers {
 		if w.decode {
 			values = max(values, n)
 		}
-		if w.transpose {
+		if w.transpose && w.merge == nil {
 			strip = max(strip, n*int64(w.read.Size()))
 		}
 	}
-	return &buffers{raw: raw, strip: make([]byte, strip), values: make([]float32, values)}
+	return &buffers{raw: raw, strip: make([]byte, strip), values: make([]float32, values), merge: newMergeBuffers(jobs, chunk)}
 }
 
 // scratchSpec is what the largest chunk of the jobs takes.
@@ -117,7 +118,23 @@ func (w *work) readTransposed(dst []byte, b *buffers, first int64) error {
 
 // sequential tells whether chunks arrive in the byte order of the one input, so that
 // its digest can be taken on the way.
-func (w *work) sequential() bool { return !w.decode && !w.transpose }
+func (w *work) sequential() bool {
+	if w.merge != nil {
+		return w.merge.base.sequential()
+	}
+	return !w.decode && !w.transpose
+}
+
+// sourceUnit is the size of an element as it stands in the source.
+func (w *work) sourceUnit() int64 {
+	switch {
+	case w.copyBytes:
+		return 1
+	case w.merge != nil:
+		return int64(w.merge.base.read.Size())
+	}
+	return int64(w.read.Size())
+}
 
 // hashRef takes the digest of an input in a pass of its own.
 func hashRef(ref *Ref, buf []byte) (treehash.Digest, error) {

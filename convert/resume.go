@@ -82,7 +82,7 @@ func (r *runner) head() (journalHead, error) {
 // were opened.
 func sourceStats(p *Plan) ([]sourceStat, error) {
 	var out []sourceStat
-	for _, f := range p.src.Files() {
+	for _, f := range p.weightFiles() {
 		fi := f.Stat()
 		out = append(out, sourceStat{Name: filepath.Base(f.Path()), Size: fi.Size(), ModTime: fi.ModTime().UnixNano()})
 	}

@@ -58,6 +58,7 @@ type Result struct {
 	Converted time.Duration `json:"converted_ns"` // to the last write of a weight, before syncing
 	Worst     []TensorError `json:"worst"`        // quantized weights, largest relative error first
 	MeanError float64       `json:"mean_rel_error"`
+	Merge     *MergeResult  `json:"merge,omitempty"` // of adapters
 }
 
 // TensorError is the error of one quantized weight over a sample of its blocks.
@@ -71,6 +72,7 @@ type jobRun struct {
 	index     int
 	work      work
 	transform Transform
+	merging   *merging     // nil unless adapters are added
 	left      atomic.Int64 // chunks to go
 	source    *treehash.Tree
 	outputs   []*treehash.Tree // aligned with the placements
@@ -144,6 +146,8 @@ func singleFile(p *Plan) string {
 	case QuantizeOptions:
 		return o.FileName
 	case DequantizeOptions:
+		return o.FileName
+	case MergeOptions:
 		return o.FileName
 	}
 	return ""
@@ -239,9 +243,9 @@ func (r *runner) begin(j *jobRun) error {
 	w := &j.work
 	step := r.plan.Schedule.ChunkElems
 	j.left.Store(max(1, (w.elems+step-1)/step))
-	unit := int64(1)
+	unit := w.sourceUnit()
+	j.merging = newMerging(w)
 	if !w.copyBytes {
-		unit = int64(w.read.Size())
 		t, err := r.engine.Begin(w.spec())
 		if err != nil {
 			return fmt.Errorf("opening %q on %s: %w", w.job.Name, r.engine.Name(), err)
@@ -277,16 +281,25 @@ func (w *work) spec() JobSpec {
 	return JobSpec{Elems: w.elems, Read: w.read, To: w.to, Check: w.check, Quantize: w.quantize, Type: w.typ, BlockSize: w.blockSize, DoubleQuant: w.doubleQuant}
 }
 
+// read is the chunk as the engine wants it, and as it stands in the source.
+func (j *jobRun) read(b *buffers, c chunk) (in, source []byte, err error) {
+	if j.merging != nil {
+		return j.merging.chunk(&j.work, b, c.first, c.n)
+	}
+	in, err = j.work.readChunk(b, c.first, c.n)
+	return in, in, err
+}
+
 // process does one chunk, and the end of its job when it is the last.
 func (r *runner) process(b *buffers, s Scratch, c chunk) error {
 	j := c.job
 	w := &j.work
-	in, err := w.readChunk(b, c.first, c.n)
+	in, source, err := j.read(b, c)
 	if err != nil {
 		return err
 	}
-	if j.source != nil && (len(in) > 0 || w.elems == 0) && len(in) > 0 {
-		j.source.Add(c.first*int64(len(in)/c.n), in)
+	if j.source != nil && len(source) > 0 {
+		j.source.Add(c.first*int64(len(source)/c.n), source)
 	}
 	out := in
 	if w.copyBytes {
@@ -296,6 +309,9 @@ func (r *runner) process(b *buffers, s Scratch, c chunk) error {
 	}
 	if err != nil {
 		return r.located(err, w)
+	}
+	if j.merging != nil {
+		j.merging.sample.add(b.merge, c.first, c.n, out)
 	}
 	if len(out) > 0 {
 		at := w.outBytes(c.first)
@@ -319,8 +335,12 @@ func (r *runner) process(b *buffers, s Scratch, c chunk) error {
 func (r *runner) finishJob(b *buffers, s Scratch, j *jobRun) error {
 	w := &j.work
 	rec := Record{Job: j.index, Name: w.job.Name}
+	var nestedOffset float32
 	if w.quantize {
 		rep, err := j.transform.Finish(s, func(part Part, offset int64, p []byte) error {
+			if j.merging != nil {
+				j.merging.sample.emitted(part, offset, p)
+			}
 			k := w.job.placement(part)
 			if err := r.out.write(&w.job.Outputs[k], offset, p); err != nil {
 				return err
@@ -332,8 +352,11 @@ func (r *runner) finishJob(b *buffers, s Scratch, j *jobRun) error {
 			return r.located(err, w)
 		}
 		state := quantState(w)
-		state.NestedOffset = rep.NestedOffset
+		state.NestedOffset, nestedOffset = rep.NestedOffset, rep.NestedOffset
 		rec.State, rec.Rel = string(state.JSON()), rep.RelError
+	}
+	if j.merging != nil {
+		rec.Merge = j.merging.result(w, nestedOffset)
 	}
 	for k := range w.job.Inputs {
 		if k == 0 && j.source != nil {
@@ -353,7 +376,7 @@ func (r *runner) finishJob(b *buffers, s Scratch, j *jobRun) error {
 		}
 		rec.Outputs = append(rec.Outputs, j.outputs[k].Sum())
 	}
-	j.transform, j.source, j.outputs = nil, nil, nil
+	j.transform, j.source, j.outputs, j.merging = nil, nil, nil, nil
 	r.memory.Release(j.memory)
 	if err := r.journal.append(&rec); err != nil {
 		return err
@@ -387,8 +410,11 @@ func (r *runner) located(err error, w *work) error {
 }
 
 func gerund(verb string) string {
-	if verb == "dequantize" {
+	switch verb {
+	case "dequantize":
 		return "dequantizing"
+	case "merge":
+		return "merging"
 	}
 	return "quantizing"
 }

@@ -149,14 +149,14 @@ func fits(devices []DeviceBudget, workers int, perWorker int64) bool {
 
 // scratchPerElem is what a worker's buffers hold per element of a chunk.
 func (w *work) scratchPerElem() int64 {
-	n := int64(w.read.Size())
+	n := int64(w.read.Size()) + w.mergeScratch()
 	if w.copyBytes {
 		return 1
 	}
 	if w.decode {
 		n += 12 // the float32 values and as much again within the decoder
 	}
-	if w.transpose {
+	if w.transpose && w.merge == nil {
 		n += int64(w.read.Size())
 	}
 	if w.cast {
@@ -186,10 +186,10 @@ func (w *work) devicePerElem() int64 {
 // jobBytes is what the job holds while it is in flight.
 func (w *work) jobBytes() int64 {
 	if !w.quantize {
-		return 0
+		return w.mergeBytes()
 	}
 	nb := nf4.NumBlocks(w.elems, w.blockSize)
-	n := 4*nb + sampleBytes(nb)
+	n := 4*nb + sampleBytes(nb) + w.mergeBytes()
 	if w.doubleQuant {
 		n += nb + 4*doublequant.Groups(nb)
 	}

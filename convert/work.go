@@ -24,6 +24,8 @@ type work struct {
 	blockSize int
 
 	doubleQuant bool
+
+	merge *mergeWork // additions between reading and the engine; nil when there are none
 }
 
 // compile reads the steps of a planned job.
@@ -41,6 +43,12 @@ func compile(j *Job) work {
 			w.decode, w.read, isFloat = true, kernels.F32, true
 		case OpTranspose:
 			w.transpose = true
+		case OpSetRows:
+			w.startMerge()
+			w.merge.rows = &s
+		case OpAdd:
+			w.startMerge()
+			w.merge.add = &s
 		case OpCast:
 			f, ok := parseFloat(s.To)
 			if !ok {
@@ -57,6 +65,10 @@ func compile(j *Job) work {
 	}
 	if !w.cast {
 		w.to = w.read
+	}
+	if w.merge != nil {
+		w.merge.to = w.to
+		isFloat = true
 	}
 	if !w.copyBytes && !isFloat {
 		panic("convert: internal error: arithmetic on " + string(j.Inputs[0].DType))

@@ -115,6 +115,8 @@ func TestJSON(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	model := fixtures.Synthetic(t, at("model"), fixtures.Spec{})
+	kjv := filepath.Join(fixtures.Dir(t), "models", "kjv-llama")
+	plain := filepath.Join(fixtures.Dir(t), "adapters", "plain")
 	for _, c := range []struct {
 		name, want string
 		code       int
@@ -125,6 +127,12 @@ func TestJSON(t *testing.T) {
 		{"run with globs", "run", 0, []string{"quantize", model, at("q2"), "--skip", "*.mlp.*", "--loader", "transformers", "--max-shard-size", "20KB"}},
 		{"plan of dequantize", "plan", 0, []string{"dequantize", at("q"), at("d"), "--dry-run"}},
 		{"run of dequantize", "run", 0, []string{"dequantize", at("q"), at("d")}},
+		{"plan of merge", "plan", 0, []string{"merge", kjv, at("m"), "--adapter", plain, "--dry-run"}},
+		{"run of merge", "run", 0, []string{"merge", kjv, at("m"), "--adapter", plain, "--adapter", plain + "=0.5"}},
+		{"run of merge and quantize", "run", 0, []string{"merge", kjv, at("mq"), "--adapter", plain, "--quantize", "fp4"}},
+		{"run of rows", "run", 0, []string{"merge", filepath.Join(fixtures.Dir(t), "arch", "mistral"), at("mr"), "--adapter", filepath.Join(fixtures.Dir(t), "adapters", "tokens")}},
+		{"merge below the gate", "error", 3, []string{"merge", at("mq"), at("mg"), "--from-4bit", "--quantize", "nf4", "--adapter", plain, "--min-delta-kept", "1"}},
+		{"adapter that cannot be merged", "error", 4, []string{"merge", kjv, at("x"), "--adapter", filepath.Join(fixtures.Dir(t), "adapters", "olora")}},
 		{"inspect", "inspect", 0, []string{"inspect", model}},
 		{"inspect tensors", "inspect", 0, []string{"inspect", at("q"), "--tensors"}},
 		{"diff", "diff", 0, []string{"diff", model, at("q")}},
@@ -157,7 +165,7 @@ func TestJSON(t *testing.T) {
 			t.Errorf("%s: the document is a %q, want %q", c.name, got, c.want)
 		}
 	}
-	for _, out := range []string{"q", "q2", "d"} {
+	for _, out := range []string{"q", "q2", "d", "m", "mq", "mr"} {
 		b, err := os.ReadFile(filepath.Join(at(out), "nf4conv.json"))
 		if err != nil {
 			t.Fatal(err)

@@ -68,11 +68,20 @@ func runQuantize(ctx context.Context, a *app, g *global, c *cli.Context) error {
 }
 
 func (a *app) quantizeOptions(g *global, c *cli.Context) (convert.QuantizeOptions, error) {
-	o := convert.DefaultQuantize()
-	var err error
-	if o.Type, err = nf4.Parse(strings.ToLower(c.String("type"))); err != nil {
-		return o, fault.Usagef("--type: %w", err)
+	t, err := nf4.Parse(strings.ToLower(c.String("type")))
+	if err != nil {
+		return convert.QuantizeOptions{}, fault.Usagef("--type: %w", err)
 	}
+	if err := oneOf("scale", c.String("scale"), "absmax"); err != nil {
+		return convert.QuantizeOptions{}, err
+	}
+	return a.quantizeOptionsOf(g, c, t)
+}
+
+// quantizeOptionsOf reads the flags that every verb has which quantizes.
+func (a *app) quantizeOptionsOf(g *global, c *cli.Context, t nf4.Type) (convert.QuantizeOptions, error) {
+	o := convert.DefaultQuantize()
+	o.Type = t
 	if o.BlockSize = c.Int("block-size"); nf4.CheckBlockSize(o.BlockSize) != nil {
 		return o, fault.Usagef("--block-size: %w", nf4.CheckBlockSize(o.BlockSize))
 	}
@@ -84,9 +93,6 @@ func (a *app) quantizeOptions(g *global, c *cli.Context) (convert.QuantizeOption
 	said := a.given["double-quant"] || os.Getenv(env("double-quant")[0]) != ""
 	o.DoubleQuant = !plain && (c.Bool("double-quant") || !said)
 	if o.DType, err = dtypeFlag(c, "auto", "bfloat16", "float16"); err != nil {
-		return o, err
-	}
-	if err := oneOf("scale", c.String("scale"), "absmax"); err != nil {
 		return o, err
 	}
 	o.Skip, o.Include, o.StrictArch = c.StringSlice("skip"), c.StringSlice("include"), c.Bool("strict-arch")

@@ -22,6 +22,7 @@ type runDoc struct {
 	Totals   convert.Totals   `json:"totals"`
 	Schedule convert.Schedule `json:"schedule"`
 	Loaders  []convert.Loader `json:"loaders,omitempty"`
+	Merge    *convert.Merging `json:"merge,omitempty"` // of adapters
 	Warnings []string         `json:"warnings"`
 	Result   *convert.Result  `json:"result"`
 	PeakRSS  int64            `json:"peak_rss_bytes"`
@@ -91,7 +92,7 @@ func (a *app) runPlan(ctx context.Context, g *global, c *cli.Context, build buil
 	peak := peakRSS()
 	if g.json {
 		return a.result(&runDoc{
-			Schema: "nf4conv.run/1", Verb: plan.Verb, Model: plan.Model, Totals: plan.Totals, Schedule: plan.Schedule, Loaders: plan.Loaders,
+			Schema: "nf4conv.run/1", Verb: plan.Verb, Model: plan.Model, Totals: plan.Totals, Schedule: plan.Schedule, Loaders: plan.Loaders, Merge: plan.Merge,
 			Warnings: append([]string{}, plan.Warnings...), Result: res, PeakRSS: peak,
 		})
 	}

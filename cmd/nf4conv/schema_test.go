@@ -92,7 +92,7 @@ func (g *generator) schema(t reflect.Type) map[string]any {
 	case reflect.Pointer:
 		return g.schema(t.Elem())
 	case reflect.Interface: // the options of a verb
-		return map[string]any{"anyOf": []any{g.schema(reflect.TypeFor[convert.QuantizeOptions]()), g.schema(reflect.TypeFor[convert.DequantizeOptions]())}}
+		return map[string]any{"anyOf": []any{g.schema(reflect.TypeFor[convert.QuantizeOptions]()), g.schema(reflect.TypeFor[convert.DequantizeOptions]()), g.schema(reflect.TypeFor[convert.MergeOptions]())}}
 	case reflect.Struct:
 		if _, done := g.defs[t.Name()]; !done {
 			g.defs[t.Name()] = nil // breaks cycles

@@ -30,8 +30,8 @@ func planText(p *convert.Plan, out string, verbose bool, width int) string {
 	b.WriteString(wrap("nf4conv: ", visible(fmt.Sprintf("%s %s -> %s", p.Verb, p.Source.Name, out)), 2, width))
 	line("model", "%s, %s parameters, %s in %s", cmp.Or(p.Model.Architecture, "unknown architecture"), units.Count(t.Params),
 		units.Things(len(p.Jobs), "tensor"), units.Things(len(p.Source.Files), "file"))
-	if p.Verb == "quantize" {
-		o, _ := p.Options.(convert.QuantizeOptions)
+	showAdapters(line, p)
+	if o, ok := quantizes(p); ok {
 		method := fmt.Sprintf("%s, block size %d", o.TypeName, o.BlockSize)
 		if o.DoubleQuant {
 			method += ", double quantization"
@@ -251,6 +251,9 @@ func (a *app) showSummary(p *convert.Plan, r *convert.Result, peak int64, src st
 	}
 	for i, t := range r.Worst[:min(3, len(r.Worst))] {
 		line([]string{"worst", ""}[min(i, 1)], "%.4f %s", t.RelError, strings.TrimSuffix(t.Tensor, ".weight"))
+	}
+	if r.Merge != nil {
+		line("delta", "%s", keptDelta(r.Merge))
 	}
 	line("record", "%s", r.Manifest)
 	labelled(&b, 0)("next", "nf4conv diff %s %s", quote(src), quote(r.Out)) // to be copied: never wrapped

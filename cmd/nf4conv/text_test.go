@@ -75,7 +75,7 @@ func TestInterruptedHint(t *testing.T) {
 		}
 	}
 	for _, v := range verbs() {
-		if want := v.name == "quantize" || v.name == "dequantize"; v.writes != want {
+		if want := v.name == "quantize" || v.name == "dequantize" || v.name == "merge"; v.writes != want {
 			t.Errorf("%s: writes is %v", v.name, v.writes)
 		}
 	}
