@@ -9,5 +9,8 @@
 //	  convert.Run                          read chunk -> engine -> place chunk, journal, rename
 //	    kernels/quant4, doublequant        the definition of the result
 //
+// merge takes the same route: formats/peft opens adapters, convert.Merge finds their
+// tensors in the base, and lora adds between reading and the engine.
+//
 // docs/architecture.md explains the rooms, docs/format.md the files written.
 package nf4conv

@@ -2,7 +2,7 @@
 //
 // # Plan
 //
-// [Quantize] and [Dequantize] read headers and configuration only and return a
+// [Quantize], [Dequantize] and [Merge] read headers and configuration only and return a
 // [Plan]: pure data that can be printed, hashed and compared. A plan is a list of
 // jobs. A job is one logical tensor and everything that becomes of it: where it
 // is read, the steps it goes through, and the exact place of every output tensor.
@@ -22,6 +22,9 @@
 // Output bytes are a function of the job alone, never of chunking, thread count or
 // engine. Memory is one set of buffers per worker plus, per job in flight, the
 // absmax of its blocks, which the mean of double quantization needs whole.
+//
+// A merge adds the deltas of adapters to a chunk between reading and the engine, in
+// float32; package lora defines the sum. Factors are in memory while their job is.
 //
 // # Files
 //

@@ -154,6 +154,9 @@ func (o *MergeOptions) check() error {
 			return fault.Usagef("--adapter %s: weight %v; expected a number other than 0", a.Adapter.Path(), a.Weight)
 		}
 		a.Name = filepath.Base(a.Adapter.Path())
+		if abs, err := filepath.Abs(a.Adapter.Path()); err == nil { // "." names nothing
+			a.Name = filepath.Base(abs)
+		}
 		if names[a.Name]++; names[a.Name] > 1 {
 			a.Name = fmt.Sprintf("%s-%d", a.Name, names[a.Name])
 		}
@@ -335,6 +338,9 @@ func (m *merger) mergeSteps(j *Job, it *item, dtype kernels.Float) error {
 	}
 	if len(it.terms) > 0 {
 		add := Step{Op: OpAdd, Rounding: m.o.Rounding, To: to.String()}
+		if it.terms[0].Layout == layoutBias || it.terms[0].magnitude != nil { // which PEFT rounds once in either mode
+			add.Rounding = RoundOnce
+		}
 		for _, t := range it.terms {
 			term := t.Term
 			if t.Layout == layoutStored {

@@ -36,7 +36,7 @@
 // DoRA (Liu et al. 2024, arXiv 2402.09353) scales V by a trained magnitude over its norm,
 // per output of a linear layer, per dimension of an embedding: V = m / ||W + D|| * (W + D).
 // Norms are summed in float64 and rounded to float32; the factor and the product are
-// float32.
+// float32. There is one rounding in every mode, as in PEFT.
 package lora
 
 import (
@@ -160,12 +160,13 @@ func (m *Merge) add(v, d, total []float32, first int64) {
 			live = append(live, t)
 		}
 	}
+	safe := m.Safe && m.Scaling == nil
 	for at := 0; at < len(v); at += piece {
 		w := v[at:min(at+piece, len(v))]
 		d := d[:len(w)]
 		var sum []float32
 		for k, t := range live {
-			if m.Safe || k == 0 {
+			if safe || k == 0 {
 				t.fill(d, first+int64(at))
 			} else {
 				if sum == nil {
@@ -174,17 +175,17 @@ func (m *Merge) add(v, d, total []float32, first int64) {
 				t.fill(sum[:len(w)], first+int64(at))
 				accumulate(d, sum[:len(w)])
 			}
-			if !m.Safe && k < len(live)-1 {
+			if !safe && k < len(live)-1 {
 				continue
 			}
 			if total != nil {
 				accumulate(total[at:at+len(w)], d)
 			}
-			if m.Safe {
+			if safe {
 				m.Round(d)
 			}
 			accumulate(w, d)
-			if m.Safe && k < len(live)-1 {
+			if safe && k < len(live)-1 {
 				m.Round(w)
 			}
 		}
