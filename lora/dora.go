@@ -80,7 +80,7 @@ func (m *Merge) Norms(elems int64, read func(v []float32, first int64) error) (b
 		if err := read(w, first); err != nil {
 			return -1, err
 		}
-		m.add(w, d, nil, first)
+		m.add(w, d, first)
 		m.Scaling.Add(w, first)
 	}
 	return m.Scaling.Finish(), nil

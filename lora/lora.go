@@ -136,59 +136,70 @@ type Merge struct {
 // delta, of the same length, receives what was meant to be added in total. Calls for
 // different ranges may run at the same time.
 func (m *Merge) Apply(v, delta []float32, first int64) {
-	clear(delta)
-	if m.Scaling != nil {
-		copy(delta, v)
-		m.add(v, make([]float32, min(len(v), piece)), nil, first)
-		m.Scaling.apply(v, first)
-		for i, w := range delta {
-			delta[i] = v[i] - w
-		}
+	if m.Scaling == nil {
+		m.add(v, delta, first)
 		return
 	}
-	m.add(v, make([]float32, min(len(v), piece)), delta, first)
+	copy(delta, v)
+	m.add(v, make([]float32, min(len(v), piece)), first)
+	m.Scaling.apply(v, first)
+	for i, w := range delta {
+		delta[i] = v[i] - w
+	}
 }
 
 // piece is how many elements are kept in the first cache between two passes over them.
 const piece = 4096
 
-// add adds the terms to v, and to total unless that is nil.
-func (m *Merge) add(v, d, total []float32, first int64) {
+// add adds the terms to v and leaves their sum in total: all of it when total is as long
+// as v, else that of the last piece.
+func (m *Merge) add(v, total []float32, first int64) {
 	var live []Term
 	for _, t := range m.Terms {
 		if !t.Zero() {
 			live = append(live, t)
 		}
 	}
+	if len(live) == 0 {
+		clear(total)
+		return
+	}
 	safe := m.Safe && m.Scaling == nil
+	var next []float32
+	if len(live) > 1 || safe {
+		next = make([]float32, min(len(v), piece))
+	}
 	for at := 0; at < len(v); at += piece {
 		w := v[at:min(at+piece, len(v))]
-		d := d[:len(w)]
-		var sum []float32
-		for k, t := range live {
-			if safe || k == 0 {
-				t.fill(d, first+int64(at))
-			} else {
-				if sum == nil {
-					sum = make([]float32, piece)
-				}
-				t.fill(sum[:len(w)], first+int64(at))
-				accumulate(d, sum[:len(w)])
-			}
-			if !safe && k < len(live)-1 {
-				continue
-			}
-			if total != nil {
-				accumulate(total[at:at+len(w)], d)
-			}
-			if safe {
-				m.Round(d)
-			}
-			accumulate(w, d)
-			if safe && k < len(live)-1 {
-				m.Round(w)
-			}
+		sum := total[:len(w)]
+		if len(total) == len(v) {
+			sum = total[at:][:len(w)]
 		}
+		live[0].fill(sum, first+int64(at))
+		if safe {
+			m.addSafe(w, sum, next[:len(w)], live, first+int64(at))
+			continue
+		}
+		for _, t := range live[1:] {
+			t.fill(next[:len(w)], first+int64(at))
+			accumulate(sum, next[:len(w)])
+		}
+		accumulate(w, sum)
+	}
+}
+
+// addSafe adds term by term, each rounded, and rounds between. sum holds the first.
+func (m *Merge) addSafe(w, sum, d []float32, live []Term, first int64) {
+	for k, t := range live {
+		if k == 0 {
+			copy(d, sum)
+		} else {
+			t.fill(d, first)
+			accumulate(sum, d)
+			m.Round(w)
+		}
+		m.Round(d)
+		accumulate(w, d)
 	}
 }
 
