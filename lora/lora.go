@@ -83,7 +83,7 @@ func (p *Product) Fill(dst []float32, first int) {
 	for len(dst) > 0 {
 		row, col := first/p.Cols, first%p.Cols
 		n := min(len(dst), p.Cols-col)
-		lowrank.Row(dst[:n], p.L[row*p.Rank:][:p.Rank], p.R[col:], p.Cols, p.Scale, false)
+		lowrank.Row(dst[:n], p.L[row*p.Rank:][:p.Rank], p.R[col:], p.Cols, p.Scale)
 		dst, first = dst[n:], first+n
 	}
 }

@@ -12,30 +12,14 @@ package lowrank
 
 import "fmt"
 
-// Row sets dst to scale times l R, or adds that to dst. Row k of R begins at r[k*stride];
-// of every row the first len(dst) elements are used. With no elements in l the product is
-// zero.
-func Row(dst, l, r []float32, stride int, scale float32, add bool) {
-	if len(l) > 0 && (stride < len(dst) || len(r) < (len(l)-1)*stride+len(dst)) {
+// Row sets dst to scale times l R. Row k of R begins at r[k*stride]; of every row the first
+// len(dst) elements are used. l must not be empty.
+func Row(dst, l, r []float32, stride int, scale float32) {
+	if len(l) == 0 || stride < len(dst) || len(r) < (len(l)-1)*stride+len(dst) {
 		panic(fmt.Sprintf("lowrank: internal error: %d elements of %d rows at a stride of %d do not fit in %d", len(dst), len(l), stride, len(r)))
 	}
-	var buf [tile]float32
-	for at := 0; at < len(dst); at += tile {
-		d := dst[at:min(at+tile, len(dst))]
-		acc := buf[:len(d)]
-		sum(acc, l, r, at, stride)
-		if add {
-			for j, v := range acc {
-				d[j] += float32(v * scale)
-			}
-			continue
-		}
-		for j, v := range acc {
-			d[j] = v * scale
-		}
+	n := rowGroups(dst, l, r, stride, scale)
+	if n < len(dst) {
+		rowGeneric(dst[n:], l, r[n:], stride, scale)
 	}
 }
-
-// tile is how many columns are summed at a time: with eight rows of R they fill half of a
-// first-level cache.
-const tile = 512

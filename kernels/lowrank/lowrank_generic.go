@@ -1,13 +1,23 @@
 package lowrank
 
-// sum sets acc to the sums over k of l[k]*r[k*stride+at+j], before scaling: the
-// definition of the result.
+// tile is how many columns are summed at a time: with the rows of R they stay in a
+// first-level cache.
+const tile = 256
+
+// rowGeneric is the definition of Row.
+func rowGeneric(dst, l, r []float32, stride int, scale float32) {
+	for at := 0; at < len(dst); at += tile {
+		acc := dst[at:min(at+tile, len(dst))]
+		sum(acc, l, r, at, stride)
+		for j := range acc {
+			acc[j] *= scale
+		}
+	}
+}
+
+// sum sets acc to the sums over k of l[k]*r[k*stride+at+j].
 func sum(acc, l, r []float32, at, stride int) {
 	n := len(acc)
-	if len(l) == 0 {
-		clear(acc)
-		return
-	}
 	first := r[at:][:n]
 	for j := range acc {
 		acc[j] = l[0] * first[j]
