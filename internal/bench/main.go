@@ -5,6 +5,10 @@
 //	                                                     write the checkpoint (2.47 or 16.1 GB)
 //	go run ./internal/bench quantize DIR [-binary FILE] [-runs N] [-- FLAGS]
 //	                                                     convert it and print the figures
+//	go run ./internal/bench adapter DIR [-shape 1b|8b] [-rank N]
+//	                                                     write a LoRA adapter for the checkpoint
+//	go run ./internal/bench merge DIR -adapter DIR [-binary FILE] [-runs N] [-- FLAGS]
+//	                                                     merge it and print the figures
 //
 // The figures that were seen are in docs/benchmarks.md.
 package main
@@ -26,7 +30,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("expected: model DIR [-shape 1b|8b] [-layers N] | quantize DIR [-binary FILE] [-runs N] [-- FLAGS OF nf4conv quantize]")
+var errUsage = errors.New("expected: model DIR [-shape 1b|8b] [-layers N] | adapter DIR [-shape 1b|8b] [-rank N] | quantize DIR [-binary FILE] [-runs N] [-- FLAGS OF nf4conv quantize] | merge DIR -adapter DIR [-binary FILE] [-runs N] [-- FLAGS OF nf4conv merge]")
 
 func run(ctx context.Context, args []string) error {
 	if len(args) < 2 {
@@ -51,13 +55,29 @@ func run(ctx context.Context, args []string) error {
 		}
 		spec.Shards = max(1, spec.Layers*spec.Hidden/(5*2048))
 		return fixtures.Write(dir, spec)
-	case "quantize":
+	case "adapter":
+		shape := f.String("shape", "1b", "1b or 8b: of which checkpoint")
+		rank := f.Int("rank", 16, "of the factors")
+		if err := f.Parse(args); err != nil {
+			return err
+		}
+		spec, ok := shapes[*shape]
+		if !ok {
+			return fmt.Errorf("-shape %q: expected 1b or 8b", *shape)
+		}
+		return fixtures.WriteAdapter(dir, spec, *rank)
+	case "quantize", "merge":
+		adapter := f.String("adapter", "", "with merge: the adapter")
 		runs := f.Int("runs", 5, "how often; the median counts")
 		binary := f.String("binary", "", "the program to measure; built when not given")
 		if err := f.Parse(args); err != nil {
 			return err
 		}
-		return quantize(ctx, dir, *binary, *runs, f.Args())
+		flags := f.Args()
+		if verb == "merge" {
+			flags = append([]string{"--adapter", *adapter}, flags...)
+		}
+		return convert(ctx, verb, dir, *binary, *runs, flags)
 	}
 	return errUsage
 }

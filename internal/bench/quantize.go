@@ -21,7 +21,7 @@ type measurement struct {
 	doc       runDoc
 }
 
-// runDoc is what is used of `nf4conv quantize --json`.
+// runDoc is what is used of what `nf4conv quantize --json` and `merge --json` print.
 type runDoc struct {
 	Result struct {
 		BytesIn   int64         `json:"bytes_in"`
@@ -36,7 +36,7 @@ type runDoc struct {
 	} `json:"schedule"`
 }
 
-func quantize(ctx context.Context, model, binary string, runs int, flags []string) error {
+func convert(ctx context.Context, verb, model, binary string, runs int, flags []string) error {
 	tmp, err := os.MkdirTemp("", "nf4conv-bench")
 	if err != nil {
 		return err
@@ -55,7 +55,7 @@ func quantize(ctx context.Context, model, binary string, runs int, flags []strin
 	}
 	var all []measurement
 	for i := range max(1, runs) {
-		m, err := measure(ctx, binary, model, filepath.Join(tmp, "out"), flags)
+		m, err := measure(ctx, verb, binary, model, filepath.Join(tmp, "out"), flags)
 		if err != nil {
 			return err
 		}
@@ -108,12 +108,12 @@ func warm(dir string) error {
 	return nil
 }
 
-func measure(ctx context.Context, binary, model, out string, flags []string) (measurement, error) {
+func measure(ctx context.Context, verb, binary, model, out string, flags []string) (measurement, error) {
 	var m measurement
 	if err := os.RemoveAll(out); err != nil {
 		return m, err
 	}
-	c := exec.CommandContext(ctx, binary, append([]string{"quantize", model, out, "--json", "--quiet"}, flags...)...)
+	c := exec.CommandContext(ctx, binary, append([]string{verb, model, out, "--json", "--quiet"}, flags...)...)
 	c.Stderr = os.Stderr
 	stdout, err := c.StdoutPipe()
 	if err != nil {
