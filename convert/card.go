@@ -26,7 +26,11 @@ func (r *runner) writeCard(files []sealed, m *Manifest, sync bool) error {
 	}
 	var b bytes.Buffer
 	if !carried {
-		fmt.Fprintf(&b, "---\nbase_model: %s\nlibrary_name: transformers\ntags:\n- bitsandbytes\n- 4-bit\n---\n\n# %s, %s\n", r.plan.Source.Name, r.plan.Source.Name, r.method())
+		tags := ""
+		if r.plan.Totals.Quantized > 0 {
+			tags = "tags:\n- bitsandbytes\n- 4-bit\n"
+		}
+		fmt.Fprintf(&b, "---\nbase_model: %s\nlibrary_name: transformers\n%s---\n\n# %s, %s\n", r.plan.Source.Name, tags, r.plan.Source.Name, r.method())
 	} else {
 		b.Write(bytes.TrimRight(old, "\n"))
 		b.WriteString("\n")
@@ -60,10 +64,29 @@ func (r *runner) writeCard(files []sealed, m *Manifest, sync bool) error {
 
 // method is the conversion in a few words.
 func (r *runner) method() string {
-	o, ok := r.plan.Options.(QuantizeOptions)
-	if !ok {
-		return "dequantized to " + r.plan.Model.DType
+	switch o := r.plan.Options.(type) {
+	case QuantizeOptions:
+		return quantizeMethod(&o)
+	case MergeOptions:
+		s := "merged with "
+		for i, a := range o.Adapters {
+			if i > 0 {
+				s += ", "
+			}
+			if a.Weight != 1 {
+				s += fmt.Sprintf("%g times ", a.Weight)
+			}
+			s += a.Name
+		}
+		if o.Quantize != nil {
+			s += "; " + quantizeMethod(o.Quantize)
+		}
+		return s
 	}
+	return "dequantized to " + r.plan.Model.DType
+}
+
+func quantizeMethod(o *QuantizeOptions) string {
 	s := fmt.Sprintf("bitsandbytes %s, block size %d", o.TypeName, o.BlockSize)
 	if o.DoubleQuant {
 		s += ", double quantization"

@@ -134,25 +134,27 @@ func changedOptions(then, now json.RawMessage) []string {
 
 // checkNames refuses outputs that would touch the source.
 func checkNames(p *Plan, ps *paths) error {
-	src, err := identify(p.src.Path())
-	if err != nil {
-		return fault.IOf("looking at the source: %w", err)
-	}
 	out, err := identify(ps.out)
 	if err != nil {
 		return fault.IOf("looking at the output: %w", err)
 	}
-	if out == src && out != (fileID{}) {
-		return fault.WithHint(
-			fault.Usagef("writing %q: the output is the source %q itself", ps.out, p.src.Path()),
-			"give another name; the source is never written to")
-	}
-	for _, name := range []string{ps.out, ps.partial} {
-		if err := checkApart(p.src.Path(), name); err != nil {
-			return err
+	for _, path := range p.sourcePaths() {
+		src, err := identify(path)
+		if err != nil {
+			return fault.IOf("looking at the source: %w", err)
+		}
+		if out == src && out != (fileID{}) {
+			return fault.WithHint(
+				fault.Usagef("writing %q: the output is the source %q itself", ps.out, path),
+				"give another name; the source is never written to")
+		}
+		for _, name := range []string{ps.out, ps.partial} {
+			if err := checkApart(path, name); err != nil {
+				return err
+			}
 		}
 	}
-	for _, f := range p.src.Files() {
+	for _, f := range p.weightFiles() {
 		id, err := identify(f.Path())
 		if err != nil {
 			return fault.IOf("looking at the source: %w", err)

@@ -23,9 +23,9 @@ import (
 
 // golden is what expected.json says of an adapter.
 type golden struct {
-	Base       string
-	Refuse     string
-	Changed    []string
+	Base        string
+	Refuse      string
+	Changed     []string
 	SafeDiffers int `json:"elements_where_safe_merge_differs"`
 	Preserving  *struct {
 		Tie bool `json:"tie_word_embeddings"`

@@ -287,22 +287,27 @@ func TestExpertOrientation(t *testing.T) {
 		a, b           []int64
 		dims           [3]int64
 		swapped, ok    bool
+		perExpert      bool
 	}{
-		{"mixtral", "", []int64{8, 64}, []int64{192, 8}, [3]int64{4, 192, 64}, false, true},
-		{"mixtral", "", []int64{8, 192}, []int64{64, 8}, [3]int64{4, 192, 64}, true, true},
-		{"mixtral", "", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, false, false},
-		{"mixtral", "0.18.1", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, true, true},
-		{"mixtral", "0.19.0", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, true, true},
-		{"mixtral", "0.19.1", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, false, true},
-		{"gpt_oss", "0.17.0", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, true, true},
-		{"gpt_oss", "0.19.0", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, false, true},
-		{"gpt_oss", "0.21.2", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, true, true},
-		{"mixtral", "0.21.2", []int64{8, 63}, []int64{64, 8}, [3]int64{4, 64, 64}, false, false},
+		{"mixtral", "", []int64{8, 64}, []int64{192, 8}, [3]int64{4, 192, 64}, false, true, false},
+		{"mixtral", "", []int64{8, 192}, []int64{64, 8}, [3]int64{4, 192, 64}, true, true, false},
+		{"mixtral", "", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, false, false, false},
+		{"mixtral", "0.18.1", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, true, true, false},
+		{"mixtral", "0.19.0", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, true, true, false},
+		{"mixtral", "0.19.1", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, false, true, false},
+		{"gpt_oss", "0.17.0", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, true, true, false},
+		{"gpt_oss", "0.19.0", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, false, true, false},
+		{"gpt_oss", "0.21.2", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, true, true, false},
+		{"llama4_text", "0.18.0", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, false, true, true},
+		{"llama4_text", "0.19.0", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, true, true, true},
+		{"llama4_text", "0.21.2", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, false, true, true},
+		{"mixtral", "0.21.2", []int64{8, 64}, []int64{64, 8}, [3]int64{4, 64, 64}, false, true, true},
+		{"mixtral", "0.21.2", []int64{8, 63}, []int64{64, 8}, [3]int64{4, 64, 64}, false, false, false},
 	} {
 		dir := adapter(t, fmt.Sprintf(`"peft_version": %q`, c.version), append([]formatstest.Tensor{}, values("e.experts.lora_A.weight", 1, c.a...), values("e.experts.lora_B.weight", 1, c.b...))...)
 		m := &merger{adapter: openAdapter(t, dir), opt: &MergeAdapter{}}
 		m.model = describeAs(t, c.model)
-		got, err := m.orientation(&m.adapter.Targets()[0], c.dims, "gate_up_proj")
+		got, err := m.orientation(&m.adapter.Targets()[0], c.dims, "gate_up_proj", c.perExpert)
 		if (err == nil) != c.ok || c.ok && got != c.swapped {
 			t.Errorf("%+v: %v, %v", c, got, err)
 		}

@@ -341,3 +341,14 @@ func (p *Plan) weightFiles() []*safetensors.File {
 	}
 	return files
 }
+
+// sourcePaths are the checkpoint and the adapters, none of which may be written to.
+func (p *Plan) sourcePaths() []string {
+	paths := []string{p.src.Path()}
+	if o, ok := p.Options.(MergeOptions); ok {
+		for i := range o.Adapters {
+			paths = append(paths, o.Adapters[i].Adapter.Path())
+		}
+	}
+	return paths
+}

@@ -179,7 +179,7 @@ func (m *merger) experts(t *peft.Target, all []peft.Target, module string) error
 	if err != nil {
 		return err
 	}
-	swapped, err := m.orientation(t, dims, param)
+	swapped, err := m.orientation(t, dims, param, parts[0].expert >= 0)
 	if err != nil {
 		return err
 	}
@@ -284,8 +284,9 @@ func (m *merger) perExpert(base string, leaves []string) ([]expertPart, [3]int64
 // orientation tells whether an expert's matrix is the transpose of B A. Up to 0.18, PEFT took
 // the first dimension of the parameter [E, d1, d2] for the input; 0.19.0 swapped where it
 // should not; since 0.19.1 the modules that multiply from the left (GPT-OSS, Llama 4) are
-// told apart. Shapes decide unless d1 = d2.
-func (m *merger) orientation(t *peft.Target, dims [3]int64, param string) (swapped bool, err error) {
+// told apart. Shapes decide unless d1 = d2. On disk, one tensor per expert has [out, in] in
+// any case.
+func (m *merger) orientation(t *peft.Target, dims [3]int64, param string, perExpert bool) (swapped bool, err error) {
 	x, y := t.A.Shape[1], t.B.Shape[0]
 	direct, turned := x == dims[2] && y == dims[1], x == dims[1] && y == dims[2]
 	switch {
@@ -299,16 +300,17 @@ func (m *merger) orientation(t *peft.Target, dims [3]int64, param string) (swapp
 	}
 	left := slices.Contains([]string{"gpt_oss", "llama4", "llama4_text"}, m.model.Type)
 	v, ok := version(m.adapter.Config().Version)
+	turn := left && perExpert
 	switch {
 	case !ok:
 		return false, fault.WithHint(fault.Inputf("%s: experts of shape %v are square, and adapter_config.json has no peft_version that says which way round the factors are", param, dims),
 			"add \"peft_version\" with the version it was trained with to adapter_config.json")
 	case v < 19_000:
-		return true, nil
+		return !turn, nil
 	case v == 19_000:
-		return !left, nil
+		return !left != turn, nil
 	}
-	return left, nil
+	return left != turn, nil
 }
 
 // version is a PEFT version as one number, 0.19.1 as 19001.
@@ -323,7 +325,7 @@ func version(s string) (int, bool) {
 	return major*1_000_000 + minor*1000 + patch, true
 }
 
-// read of a small tensor whole, as float32, is needed to compare factors.
+// equalTransposed tells whether a matrix is the transpose of another.
 func equalTransposed(a, b hf.Tensor) (bool, error) {
 	if len(a.Shape) != 2 || len(b.Shape) != 2 || a.Shape[0] != b.Shape[1] || a.Shape[1] != b.Shape[0] {
 		return false, nil
