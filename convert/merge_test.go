@@ -19,6 +19,8 @@ import (
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/formats/peft"
 	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/kernels"
+	"github.com/nf4conv/nf4conv/kernels/cast"
 	"github.com/nf4conv/nf4conv/nf4"
 )
 
@@ -390,4 +392,11 @@ func TestMergePlanIsData(t *testing.T) {
 	if y, err := other.Digest(); err != nil || x == y {
 		t.Errorf("two roundings are one plan: %v, %v", y, err)
 	}
+}
+
+// decoded are the values of a tensor that values made.
+func decoded(x formatstest.Tensor) []float32 {
+	v := make([]float32, len(x.Data)/4)
+	cast.ToF32(v, x.Data, kernels.F32)
+	return v
 }
