@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/nf4conv/nf4conv/fixtures"
@@ -238,7 +239,8 @@ func TestMergeIsTheSameUnderAnySchedule(t *testing.T) {
 
 		out := filepath.Join(t.TempDir(), "out")
 		p = mustMerge(t, base, with(Resources{Threads: 2}), adapters...)
-		writes := &failAfter{left: 40}
+		var writes failAfter
+		writes.left.Store(40)
 		if _, err := Run(context.Background(), p, RunOptions{Out: out, NoSync: true, wrapWrites: writes.wrap}); err == nil {
 			t.Fatal("the run was not interrupted")
 		}
@@ -264,7 +266,7 @@ func same(t *testing.T, want map[string][]byte, dir string) {
 }
 
 // failAfter lets some writes through.
-type failAfter struct{ left int }
+type failAfter struct{ left atomic.Int64 }
 
 func (f *failAfter) wrap(w io.WriterAt) io.WriterAt { return &failingWriter{f, w} }
 
@@ -274,7 +276,7 @@ type failingWriter struct {
 }
 
 func (w *failingWriter) WriteAt(p []byte, off int64) (int, error) {
-	if w.f.left--; w.f.left < 0 {
+	if w.f.left.Add(-1) < 0 {
 		return 0, io.ErrShortWrite
 	}
 	return w.w.WriteAt(p, off)

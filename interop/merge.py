@@ -131,6 +131,10 @@ def steps(t):
     return torch.where(i < 0, -(i + (1 << (t.element_size() * 8 - 1))), i)
 
 
+def b_signed(base, k, y):
+    return base[k].double() if k in base and base[k].shape == y.shape else torch.zeros(y.shape, dtype=torch.float64)
+
+
 def differences(got, want, base, safe=False):
     bad = [f"{k} is missing" for k in want if k not in got] + [f"{k} is not PEFT's" for k in got if k not in want]
     for k in sorted(set(got) & set(want)):
@@ -141,10 +145,12 @@ def differences(got, want, base, safe=False):
         u = (steps(x) - steps(y)).abs()
         if not int(u.max()):
             continue
-        b = base[k].double().abs() if k in base and base[k].shape == y.shape else torch.zeros(y.shape, dtype=torch.float64)
-        near = (u <= 1) | ((x.double() - y.double()).abs() <= 4e-6 * (b + y.double().abs()))
-        if safe:  # a delta at the edge of two roundings is off by one of its own units, which may be many of a small sum
-            near |= (x.double() - y.double()).abs() <= torch.finfo(y.dtype).eps * (y.double() - (base[k].double() if k in base and base[k].shape == y.shape else 0)).abs()
+        b = b_signed(base, k, y).abs()
+        # The terms of a sum are of the size of the deltas around it, also where they cancel each other and the weight.
+        terms = (y.double() - b_signed(base, k, y)).square().mean().sqrt()
+        near = (u <= 1) | ((x.double() - y.double()).abs() <= 4e-6 * (b + y.double().abs()) + 1e-6 * terms)
+        if safe:  # a delta at the edge of two roundings is off by one of its own units, which may be many of a small sum, and that is rounded again
+            near |= (x.double() - y.double()).abs() <= torch.finfo(y.dtype).eps * ((y.double() - b_signed(base, k, y)).abs() + y.double().abs())
         n = int((u > 0).sum())
         # In float32 every other sum may differ in its last bit: there is no share to be held.
         if not bool(near.all()) or (x.element_size() == 2 and n > max(1, u.numel() / 1000)):
