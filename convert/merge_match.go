@@ -311,6 +311,12 @@ func (f foreign) Shape() []int64       { return f.t.Shape }
 func (f foreign) Storage() string      { return string(f.t.DType) }
 func (f foreign) Sources() []hf.Tensor { return []hf.Tensor{f.t} }
 
+// Format is that of the stored values; peft takes floating tensors only.
+func (f foreign) Format() kernels.Float {
+	format, _ := f.t.DType.Float()
+	return format
+}
+
 // ReadF32 is never asked for: the values of a plain float tensor are read as bytes.
 func (f foreign) ReadF32([]float32, int64) error {
 	return fmt.Errorf("convert: internal error: %q is read as bytes", f.name)
