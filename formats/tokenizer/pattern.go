@@ -15,16 +15,16 @@ type pattern struct {
 type opcode uint8
 
 const (
-	opSet   opcode = iota // one character of set
-	opLoop                // set, min to max times; what it may give back depends on mode
-	opSplit               // go on at x; if that fails, at y
-	opJump                // go on at x
-	opLook                // lookahead: the sub-program at pc+1 up to x must match (neg: must not)
-	opBehind              // the character before is one of set (neg: is not, or there is none)
-	opBegin               // \A
-	opEnd                 // \z
-	opLineBegin           // ^
-	opLineEnd             // $
+	opSet       opcode = iota // one character of set
+	opLoop                    // set, min to max times; what it may give back depends on mode
+	opSplit                   // go on at x; if that fails, at y
+	opJump                    // go on at x
+	opLook                    // lookahead: the sub-program at pc+1 up to x must match (neg: must not)
+	opBehind                  // the character before is one of set (neg: is not, or there is none)
+	opBegin                   // \A
+	opEnd                     // \z
+	opLineBegin               // ^
+	opLineEnd                 // $
 	opMatch
 )
 
