@@ -38,8 +38,9 @@
 //
 // Unicode: the release of the Unicode tables differs between Go, Oniguruma and the
 // crates of tokenizers. Encode refuses characters that Go's tables do not have (but
-// for private use), as their class cannot be known here; see unicode.go for those that the
-// others classify by older tables.
+// for private use), as their class cannot be known here, and, where BERT's components or
+// Punctuation or StripAccents are used, those of newer.go, which their older tables class
+// differently.
 //
 // BPE is Sennrich et al. 2016 (https://aclanthology.org/P16-1162), Unigram is
 // Kudo 2018 (https://aclanthology.org/P18-1007), WordPiece is the greedy matching of

@@ -25,6 +25,7 @@ type Tokenizer struct {
 	cut        preTokenizer
 	model      model
 	around     around
+	older      bool // a component classes characters by older Unicode tables
 }
 
 // Open reads a tokenizer.json. What it says and this package does not follow is an
@@ -91,6 +92,10 @@ func Parse(raw []byte) (*Tokenizer, error) {
 	}
 	if t.model, err = buildModel(file.Model); err != nil {
 		return nil, err
+	}
+	for _, name := range []string{"Punctuation", "BertPreTokenizer", "BertNormalizer", "StripAccents"} {
+		quoted := []byte(`"` + name + `"`)
+		t.older = t.older || bytes.Contains(file.Normalizer, quoted) || bytes.Contains(file.Pre, quoted)
 	}
 	return t, t.add(file.Added)
 }
@@ -185,7 +190,7 @@ const (
 // characters without a class in this program's Unicode tables, and words that the
 // vocabulary cannot express.
 func (t *Tokenizer) Encode(text string, special bool) ([]int, error) {
-	if err := checkText(text); err != nil {
+	if err := t.checkText(text); err != nil {
 		return nil, err
 	}
 	m := newMachine(len(text))
@@ -243,7 +248,7 @@ func (t *Tokenizer) encodeWord(ids []int, word string, cache map[string][]int) (
 	return ids, err
 }
 
-func checkText(text string) error {
+func (t *Tokenizer) checkText(text string) error {
 	for i, r := range text {
 		if r < utf8.RuneSelf {
 			continue
@@ -252,6 +257,9 @@ func checkText(text string) error {
 			if _, n := utf8.DecodeRuneInString(text[i:]); n == 1 {
 				return fault.Inputf("the text is not valid UTF-8: byte %d is 0x%02X", i, text[i])
 			}
+		}
+		if t.older && unicode.Is(newer, r) {
+			return refuse("the text has %U at byte %d, which this tokenizer classes by older Unicode tables", r, i)
 		}
 		if !unicode.In(r, assigned...) {
 			return refuse("the text has %U at byte %d, which Unicode %s does not know: its class is needed", r, i, unicode.Version)
