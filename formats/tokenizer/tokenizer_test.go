@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -68,6 +69,9 @@ func TestGolden(t *testing.T) {
 			}
 			for i, text := range g.Texts {
 				got, err := tok.Encode(text, true)
+				if err != nil && tok.older && strings.ContainsFunc(text, func(r rune) bool { return unicode.Is(newer, r) }) {
+					continue // refused as it must be
+				}
 				if err != nil {
 					t.Errorf("%q: %v", text, err)
 				} else if !slices.Equal(got, g.IDs[i]) {
