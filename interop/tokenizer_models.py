@@ -6,7 +6,7 @@ import json
 import random
 import unicodedata
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers as N, pre_tokenizers as P, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers as N, pre_tokenizers as P, processors, trainers
 
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
@@ -98,7 +98,6 @@ def build(texts, charsmap):
     """name -> tokenizer"""
     seq, bl = P.Sequence, P.ByteLevel
     last = bl(add_prefix_space=False, use_regex=False)
-    pairs = [("<s>", None), ("</s>", None)]
     out = {}
     out["gpt2"] = byte_bpe(texts, bl(add_prefix_space=False), added=special("<|endoftext|>"), post=processors.ByteLevel(trim_offsets=False))
     out["roberta"] = byte_bpe(texts, bl(add_prefix_space=True), added=special("<s>", "</s>") + special("<mask>", lstrip=True),
