@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/nf4conv/nf4conv/arch"
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/weights"
 )
@@ -72,38 +71,23 @@ const chunk = 1 << 16
 
 // Checkpoints compares a and b on the given number of workers.
 func Checkpoints(ctx context.Context, a, b *hf.Checkpoint, workers int) (*Result, error) {
-	sa, err := open(a)
-	if err != nil {
-		return nil, err
-	}
-	sb, err := open(b)
+	p, err := Match(a, b)
 	if err != nil {
 		return nil, err
 	}
 	r := &Result{
-		Schema: Schema, OnlyA: []string{}, OnlyB: []string{}, Tensors: []Tensor{}, Config: configKeys(a.Config(), b.Config()),
-		A: Side{a.Path(), sa.Scheme(), len(sa.Tensors())}, B: Side{b.Path(), sb.Scheme(), len(sb.Tensors())},
+		Schema: Schema, OnlyA: p.OnlyA, OnlyB: p.OnlyB, Tensors: []Tensor{}, Config: configKeys(a.Config(), b.Config()),
+		A: p.A, B: p.B,
 	}
-	conv1d := conv1dNames(a, sa)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(1, workers))
-	found := make([]*Tensor, len(sa.Tensors()))
-	for i, ta := range sa.Tensors() {
-		tb, ok := sb.Lookup(ta.Name())
-		if !ok {
-			r.OnlyA = append(r.OnlyA, ta.Name())
-			continue
-		}
+	found := make([]*Tensor, len(p.Pairs))
+	for i := range p.Pairs {
 		g.Go(func() error {
-			t, err := compareTensor(ctx, ta, tb, conv1d[ta.Name()])
+			t, err := p.Pairs[i].Compare(ctx)
 			found[i] = t
 			return err
 		})
-	}
-	for _, t := range sb.Tensors() {
-		if _, ok := sa.Lookup(t.Name()); !ok {
-			r.OnlyB = append(r.OnlyB, t.Name())
-		}
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
@@ -170,51 +154,6 @@ func compact(c *hf.Config, key string) []byte {
 		panic("compare: internal error: " + err.Error())
 	}
 	return b.Bytes()
-}
-
-// conv1dNames are the weights that 16-bit checkpoints of this architecture store
-// transposed.
-func conv1dNames(c *hf.Checkpoint, s *weights.Set) map[string]bool {
-	if c.Config() == nil {
-		return nil
-	}
-	var infos []arch.TensorInfo
-	for _, t := range s.Tensors() {
-		infos = append(infos, arch.TensorInfo{Name: t.Name(), Shape: t.Shape(), Float: true})
-	}
-	m, err := arch.Describe(c.Config().Map(), infos, false)
-	if err != nil {
-		return nil // an incomplete model can be compared all the same
-	}
-	out := map[string]bool{}
-	for i := range m.Tensors {
-		if m.Tensors[i].Transposed {
-			out[m.Tensors[i].Name] = true
-		}
-	}
-	return out
-}
-
-func compareTensor(ctx context.Context, a, b weights.Tensor, conv1d bool) (*Tensor, error) {
-	t := &Tensor{Name: a.Name(), StorageA: a.Storage(), StorageB: b.Storage(), ShapeA: a.Shape(), ShapeB: b.Shape(), Kind: "values"}
-	four := func(x weights.Tensor) bool { return x.Storage() == "nf4" || x.Storage() == "fp4" }
-	if conv1d && four(a) != four(b) {
-		t.Transpose = true
-		if four(a) {
-			a = transpose(a)
-		} else {
-			b = transpose(b)
-		}
-	}
-	if !slices.Equal(a.Shape(), b.Shape()) {
-		t.Kind = "shape"
-		return t, nil
-	}
-	if !isNumbers(a) || !isNumbers(b) {
-		t.Kind = "bytes"
-		return t, compareBytes(a, b, t)
-	}
-	return t, t.values(ctx, a, b)
 }
 
 // isNumbers tells whether ReadF32 works on a tensor.
@@ -317,13 +256,4 @@ func finite(v float64) float64 {
 		return math.MaxFloat64
 	}
 	return v
-}
-
-// open groups the tensors of a checkpoint as its 4-bit form would name them.
-func open(c *hf.Checkpoint) (*weights.Set, error) {
-	set, err := weights.Open(c)
-	if err == nil && c.Config() != nil && arch.Unfused(c.Config().Map()) {
-		return weights.Unfuse(set)
-	}
-	return set, err
 }
