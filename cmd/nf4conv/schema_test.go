@@ -19,6 +19,7 @@ import (
 	"github.com/nf4conv/nf4conv/convert"
 	"github.com/nf4conv/nf4conv/inspect"
 	"github.com/nf4conv/nf4conv/internal/treehash"
+	"github.com/nf4conv/nf4conv/verify"
 )
 
 var update = flag.Bool("update", false, "rewrite docs/schema from the Go types")
@@ -29,13 +30,13 @@ const schemaDir = "../../docs/schema"
 // schema: docs/schema/NAME.json.
 var documents = map[string]any{
 	"plan": convert.Plan{}, "run": runDoc{}, "inspect": inspect.Report{}, "diff": compare.Result{}, "devices": devicesDoc{}, "bench": benchDoc{},
-	"version": versionDoc{}, "text": textDoc{}, "error": errorDoc{}, "manifest": convert.Manifest{},
+	"version": versionDoc{}, "text": textDoc{}, "error": errorDoc{}, "manifest": convert.Manifest{}, "verify": verify.Result{},
 }
 
 // The schemas say what the Go types say, comments included: a field that is added,
 // renamed or removed shows here.
 func TestSchemasAreUpToDate(t *testing.T) {
-	docs := fieldDocs(t, ".", "../../convert", "../../inspect", "../../compare", "../../bench")
+	docs := fieldDocs(t, ".", "../../convert", "../../inspect", "../../compare", "../../verify", "../../bench")
 	for name, doc := range documents {
 		g := generator{docs: docs, defs: map[string]any{}}
 		schema := g.object(reflect.TypeOf(doc))
@@ -73,6 +74,8 @@ func (g *generator) schema(t reflect.Type) map[string]any {
 	switch t {
 	case reflect.TypeFor[treehash.Digest]():
 		return map[string]any{"type": "string", "pattern": "^[0-9a-f]{64}$"}
+	case reflect.TypeFor[verify.Number]():
+		return map[string]any{"type": []string{"number", "null"}}
 	case reflect.TypeFor[json.RawMessage]():
 		return map[string]any{}
 	}

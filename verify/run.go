@@ -1,0 +1,134 @@
+package verify
+
+import (
+	"context"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/nf4conv/nf4conv/compare"
+	"github.com/nf4conv/nf4conv/formats/hf"
+	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/kernels/flash"
+)
+
+// Options are options of a verification.
+type Options struct {
+	// Stages are the stages to run; none: all.
+	Stages []string
+	// Text is what the models run on; the stages layers and logits need it.
+	Text *IDs
+	// Mask restricts the attention of the candidate to blocks, and Attention is what the
+	// report calls that; empty: dense.
+	Mask      *flash.BlockMask
+	Attention string
+	// Threads compute; 0: one per CPU. It changes no results.
+	Threads int
+	// Memory is how many bytes of logits of each model are held at a time; 0: 64 MiB.
+	Memory int
+	// Begin is called as a stage begins; nil: not.
+	Begin func(stage string)
+}
+
+// ParseStages reads a list of stages, separated by commas. Errors are of class fault.Usage.
+func ParseStages(s string) ([]string, error) {
+	if s == "" {
+		return nil, nil
+	}
+	var out []string
+	for _, name := range strings.Split(s, ",") {
+		if !slices.Contains(Stages, name) {
+			return nil, fault.Usagef("stage %q: expected %s", name, strings.Join(Stages, ", "))
+		}
+		out = append(out, name)
+	}
+	return out, nil
+}
+
+// NeedsText tells whether one of the stages, all if there are none, computes the models.
+func NeedsText(stages []string) bool {
+	return len(stages) == 0 || slices.Contains(stages, StageLayers) || slices.Contains(stages, StageLogits)
+}
+
+// Run measures candidate against base. A candidate that does not fit, or cannot be
+// computed, is a finding or a stage that did not run, with the reason; errors are of class
+// fault.Input for checkpoints that cannot be read at all, and fault.IO.
+func Run(ctx context.Context, base, candidate *hf.Checkpoint, o Options) (*Result, error) {
+	if o.Threads < 1 {
+		o.Threads = runtime.GOMAXPROCS(0)
+	}
+	pairs, err := compare.Match(base, candidate)
+	if err != nil {
+		return nil, err
+	}
+	r := &Result{
+		Schema: Schema, Base: pairs.A, Candidate: pairs.B, Diverges: -1, Findings: []Finding{}, Loaders: []Loader{}, Metrics: []Metric{},
+		Tensors: []Tensor{}, Layers: []Layer{}, Histogram: []Bin{}, Outcomes: []Outcome{}, Kind: kind(pairs), Causal: true,
+	}
+	r.Text.Attention = "dense"
+	if o.Mask != nil {
+		r.Text.Attention = o.Attention
+	}
+	if o.Text != nil {
+		r.Text.Sequences, r.Text.Tokens, r.Text.BLAKE3 = len(o.Text.Sequences), o.Text.Tokens, o.Text.BLAKE3
+	}
+	states := &states{}
+	for _, s := range []struct {
+		name string
+		run  func() (notRun string, err error)
+	}{
+		{StageContainer, func() (string, error) { return "", r.container(candidate, pairs) }},
+		{StageWeights, func() (string, error) { return "", r.weights(ctx, candidate, pairs, o.Threads) }},
+		{StageLayers, func() (string, error) { return r.layers(ctx, base, candidate, states, o) }},
+		{StageLogits, func() (string, error) { return r.logits(ctx, base, candidate, states, o) }},
+	} {
+		st := Stage{Name: s.name}
+		if len(o.Stages) > 0 && !slices.Contains(o.Stages, s.name) {
+			st.Why = "not asked for"
+			r.Stages = append(r.Stages, st)
+			continue
+		}
+		if o.Begin != nil {
+			o.Begin(s.name)
+		}
+		if st.Why, err = s.run(); err != nil {
+			return nil, err
+		}
+		st.Ran = st.Why == ""
+		r.Stages = append(r.Stages, st)
+	}
+	return r, nil
+}
+
+// kind is what most gates depend on.
+func kind(p *compare.Pairing) string {
+	k := "16-bit"
+	for i := range p.Pairs {
+		switch p.Pairs[i].B.Storage() {
+		case "nf4", "fp4", "mxfp4":
+			return "4-bit"
+		case "fp8-block":
+			k = "8-bit"
+		}
+	}
+	return k
+}
+
+// each calls do for 0 to n-1 on some threads.
+func each(threads, n int, do func(i int)) {
+	const grain = 8
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range max(1, min(threads, (n+grain-1)/grain)) {
+		wg.Go(func() {
+			for at := int(next.Add(grain)) - grain; at < n; at = int(next.Add(grain)) - grain {
+				for i := at; i < min(n, at+grain); i++ {
+					do(i)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
