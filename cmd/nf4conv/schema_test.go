@@ -8,6 +8,7 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"path"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -66,7 +67,7 @@ func TestSchemasAreUpToDate(t *testing.T) {
 
 // generator turns types into schemas.
 type generator struct {
-	docs map[string]string // "Type.Field" -> comment
+	docs map[string]string // "package.Type.Field" -> comment
 	defs map[string]any
 }
 
@@ -115,7 +116,7 @@ func (g *generator) object(t reflect.Type) map[string]any {
 			continue
 		}
 		s := g.schema(f.Type)
-		if doc := g.docs[t.Name()+"."+f.Name]; doc != "" {
+		if doc := g.docs[path.Base(t.PkgPath())+"."+t.Name()+"."+f.Name]; doc != "" {
 			s["description"] = doc
 		}
 		properties[name] = s
@@ -124,7 +125,7 @@ func (g *generator) object(t reflect.Type) map[string]any {
 		}
 	}
 	out := map[string]any{"type": "object", "properties": properties, "required": required, "additionalProperties": false}
-	if doc := g.docs[t.Name()]; doc != "" {
+	if doc := g.docs[path.Base(t.PkgPath())+"."+t.Name()]; doc != "" {
 		out["description"] = doc
 	}
 	return out
@@ -143,12 +144,17 @@ func fieldDocs(t *testing.T, dirs ...string) map[string]string {
 		return ""
 	}
 	for _, dir := range dirs {
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pkg := filepath.Base(abs) + "."
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, path := range files {
-			f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
+		for _, file := range files {
+			f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -162,14 +168,14 @@ func fieldDocs(t *testing.T, dirs ...string) map[string]string {
 					if !ok {
 						continue
 					}
-					docs[ts.Name.Name] = text(ts.Doc, decl.Doc)
+					docs[pkg+ts.Name.Name] = text(ts.Doc, decl.Doc)
 					st, ok := ts.Type.(*ast.StructType)
 					if !ok {
 						continue
 					}
 					for _, field := range st.Fields.List {
 						for _, n := range field.Names {
-							docs[ts.Name.Name+"."+n.Name] = text(field.Doc, field.Comment)
+							docs[pkg+ts.Name.Name+"."+n.Name] = text(field.Doc, field.Comment)
 						}
 					}
 				}
