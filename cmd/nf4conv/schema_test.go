@@ -16,6 +16,7 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/nf4conv/nf4conv/adapters"
 	"github.com/nf4conv/nf4conv/compare"
 	"github.com/nf4conv/nf4conv/convert"
 	"github.com/nf4conv/nf4conv/inspect"
@@ -31,13 +32,14 @@ const schemaDir = "../../docs/schema"
 // schema: docs/schema/NAME.json.
 var documents = map[string]any{
 	"plan": convert.Plan{}, "run": runDoc{}, "inspect": inspect.Report{}, "diff": compare.Result{}, "devices": devicesDoc{}, "bench": benchDoc{},
-	"version": versionDoc{}, "text": textDoc{}, "error": errorDoc{}, "manifest": convert.Manifest{}, "verify": verify.Result{},
+	"version": versionDoc{}, "text": textDoc{}, "error": errorDoc{}, "manifest": convert.Manifest{}, "verify": verify.Result{}, "extract": adapters.Extraction{},
 }
 
 // The schemas say what the Go types say, comments included: a field that is added,
 // renamed or removed shows here.
 func TestSchemasAreUpToDate(t *testing.T) {
 	docs := fieldDocs(t, ".", "../../convert", "../../inspect", "../../compare", "../../verify", "../../bench")
+	docs := fieldDocs(t, ".", "../../convert", "../../inspect", "../../compare", "../../bench", "../../adapters")
 	for name, doc := range documents {
 		g := generator{docs: docs, defs: map[string]any{}}
 		schema := g.object(reflect.TypeOf(doc))
