@@ -39,8 +39,8 @@ type part struct {
 	baseTransposed      bool           // a 4-bit Conv1D, whose logical shape is [out, in]
 }
 
-// Plan is an extraction before anything but headers has been read.
-type Plan struct {
+// ExtractPlan is an extraction before anything but headers has been read.
+type ExtractPlan struct {
 	o           ExtractOptions
 	base, tuned *hf.Checkpoint
 	model       *arch.Model
@@ -53,7 +53,7 @@ type Plan struct {
 // Extract plans the extraction of an adapter that turns base into tuned. Both must stay
 // open until the plan has been run. Errors are classified: fault.Usage for options,
 // fault.Input for checkpoints whose difference is no adapter.
-func Extract(base, tuned *hf.Checkpoint, o ExtractOptions) (*Plan, error) {
+func Extract(base, tuned *hf.Checkpoint, o ExtractOptions) (*ExtractPlan, error) {
 	switch {
 	case o.Rank < 0 || o.Rank > 1<<16:
 		return nil, fault.Usagef("--rank %d: expected 1 to 65536", o.Rank)
@@ -62,7 +62,7 @@ func Extract(base, tuned *hf.Checkpoint, o ExtractOptions) (*Plan, error) {
 	case o.Rank == 0 && o.Energy == 0:
 		return nil, fault.WithHint(fault.Usagef("neither --rank nor --energy was given"), "--rank 32, --energy 0.9, or both: as few as keep 90 %%, at most 32")
 	}
-	p := &Plan{o: o, base: base, tuned: tuned}
+	p := &ExtractPlan{o: o, base: base, tuned: tuned}
 	if err := p.match(); err != nil {
 		return nil, fmt.Errorf("extracting the difference of %q to %q: %w", tuned.Path(), base.Path(), err)
 	}
@@ -70,9 +70,9 @@ func Extract(base, tuned *hf.Checkpoint, o ExtractOptions) (*Plan, error) {
 }
 
 // Warnings are what the user should know before the plan is run.
-func (p *Plan) Warnings() []string { return p.warnings }
+func (p *ExtractPlan) Warnings() []string { return p.warnings }
 
-func (p *Plan) warn(format string, a ...any) {
+func (p *ExtractPlan) warn(format string, a ...any) {
 	p.warnings = append(p.warnings, fmt.Sprintf(format, a...))
 }
 
@@ -102,7 +102,7 @@ func encoded(t weights.Tensor) bool {
 }
 
 // match finds the counterpart of every tensor and what becomes of it.
-func (p *Plan) match() error {
+func (p *ExtractPlan) match() error {
 	from, err := weights.Open(p.base)
 	if err != nil {
 		return err
@@ -159,7 +159,7 @@ func (p *Plan) match() error {
 }
 
 // place finds the part of one tensor of the tuned checkpoint.
-func (p *Plan) place(i int, t weights.Tensor, from *weights.Set) error {
+func (p *ExtractPlan) place(i int, t weights.Tensor, from *weights.Set) error {
 	at := &p.model.Tensors[i]
 	if p.tied && i == p.model.OutputHead() {
 		return nil // a copy of the embedding, which loaders do not read
@@ -219,7 +219,7 @@ func (p *Plan) place(i int, t weights.Tensor, from *weights.Set) error {
 func fusedExperts(module string) bool { return strings.Contains(module, ".experts.") }
 
 // compareConfigs warns of what no adapter can carry.
-func (p *Plan) compareConfigs() {
+func (p *ExtractPlan) compareConfigs() {
 	a, b := configMap(p.base), configMap(p.tuned)
 	var keys []string
 	for k := range b {
@@ -250,7 +250,7 @@ func taskType(class string) string {
 func (o *ExtractOptions) rule() lora.Rank { return lora.Rank{N: o.Rank, Energy: o.Energy} }
 
 // sideFiles are the tokenizer of a vocabulary that the base does not have.
-func (p *Plan) sideFiles() []hf.SideFile {
+func (p *ExtractPlan) sideFiles() []hf.SideFile {
 	if !p.resized {
 		return nil
 	}

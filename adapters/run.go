@@ -62,7 +62,7 @@ type LayerTotals struct {
 type Progress struct{ Done, Total atomic.Int64 }
 
 // Describe is the plan as a document.
-func (p *Plan) Describe(out string) *Extraction {
+func (p *ExtractPlan) Describe(out string) *Extraction {
 	e := p.document(out)
 	e.DryRun = true
 	for i := range p.parts {
@@ -77,7 +77,7 @@ func (p *Plan) Describe(out string) *Extraction {
 	return e
 }
 
-func (p *Plan) document(out string) *Extraction {
+func (p *ExtractPlan) document(out string) *Extraction {
 	return &Extraction{
 		Schema: "nf4conv.extract/1", Base: p.base.Path(), Tuned: p.tuned.Path(), Out: out, Options: p.o,
 		Layers: []Layer{}, Warnings: append([]string{}, p.warnings...),
@@ -86,7 +86,7 @@ func (p *Plan) document(out string) *Extraction {
 
 // run is one run of a plan.
 type run struct {
-	*Plan
+	*ExtractPlan
 	doc     *Extraction
 	dc      *lora.Decomposer
 	tensors map[string]safetensors.View
@@ -101,12 +101,12 @@ type run struct {
 // Run reads both checkpoints tensor by tensor and writes the adapter. It keeps two float32
 // copies of the largest matrix and all factors in memory. Nothing is left behind when it
 // fails or is interrupted. Errors are classified; a difference of nothing is one.
-func (p *Plan) Run(ctx context.Context, out string, progress *Progress) (*Extraction, error) {
+func (p *ExtractPlan) Run(ctx context.Context, out string, progress *Progress) (*Extraction, error) {
 	if err := peft.CheckOutput(out); err != nil {
 		return nil, err
 	}
 	r := &run{
-		Plan: p, doc: p.document(out), dc: lora.NewDecomposer(p.o.Threads),
+		ExtractPlan: p, doc: p.document(out), dc: lora.NewDecomposer(p.o.Threads),
 		tensors: map[string]safetensors.View{}, ranks: map[string]int{}, whole: map[string]bool{},
 	}
 	for i := range p.parts {
@@ -270,7 +270,7 @@ func (r *run) check() error {
 	return nil
 }
 
-func (r *run) base0() string { return r.Plan.base.Path() }
+func (r *run) base0() string { return r.ExtractPlan.base.Path() }
 
 func (r *run) finish() {
 	t := &r.doc.Totals
