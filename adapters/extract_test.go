@@ -171,7 +171,11 @@ func TestExtractAndMergeBack(t *testing.T) {
 		if doc.Totals.Factors == 0 || doc.Totals.Replaced == 0 || doc.Totals.Residual > 1e-5 {
 			t.Errorf("%s: %+v", name, doc.Totals)
 		}
-		sameWithinRounding(t, merge(t, base, out, false), tuned)
+		back := merge(t, base, out, false)
+		sameWithinRounding(t, back, tuned)
+		if a, b := open(t, back), open(t, tuned); len(a.Tensors()) != len(b.Tensors()) { // a tied embedding stays one matrix
+			t.Errorf("%s: %d tensors, want %d", name, len(a.Tensors()), len(b.Tensors()))
+		}
 	}
 }
 

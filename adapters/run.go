@@ -9,6 +9,7 @@ import (
 	"sort"
 	"sync/atomic"
 
+	"github.com/nf4conv/nf4conv/arch"
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/formats/peft"
 	"github.com/nf4conv/nf4conv/formats/safetensors"
@@ -250,6 +251,10 @@ func (r *run) replacements(changed []bool) error {
 		}
 		r.tensors[peft.Key(name)] = v
 		r.doc.Totals.Replaced++
+		if head := r.tiedHead(); head != "" && x.name == r.model.Tensors[r.model.InputEmbedding()].Name {
+			r.tensors[peft.Key(head+".weight")] = v
+			r.whole[head] = true
+		}
 		if x.base != nil {
 			if err := r.recordBase(x.base); err != nil {
 				return err
@@ -257,6 +262,19 @@ func (r *run) replacements(changed []bool) error {
 		}
 	}
 	return nil
+}
+
+// tiedHead is the path of the output head that shares the token embedding, or empty. PEFT
+// parts the two when it wraps the embedding: the new matrix must be there for both.
+func (r *run) tiedHead() string {
+	if !r.tied {
+		return ""
+	}
+	head := r.model.TiedHead()
+	if h := r.model.OutputHead(); h >= 0 {
+		head = r.model.Tensors[h].Module
+	}
+	return r.model.LoaderPath(arch.Transformers5, head)
 }
 
 // check refuses what would be no adapter.
@@ -309,13 +327,6 @@ func (r *run) output() *peft.Output {
 	}
 	if r.biases {
 		c["bias"] = "all"
-	}
-	if e := r.model.InputEmbedding(); r.tied && e >= 0 {
-		for i := range r.parts {
-			if r.parts[i].name == r.model.Tensors[e].Name && r.whole[r.parts[i].module] {
-				c["ensure_weight_tying"] = true // one matrix, trained as one
-			}
-		}
 	}
 	for i := range r.parts {
 		if r.parts[i].conv1D && r.ranks[r.parts[i].module] > 0 {
