@@ -139,7 +139,7 @@ func (p *ExtractPlan) match() error {
 		}
 	}
 	for i, t := range from.Tensors() {
-		if _, there := to.Lookup(t.Name()); !there && baseModel.Tensors[i].Role != arch.RoleBuffer && !(p.tied && i == baseModel.OutputHead()) {
+		if _, there := to.Lookup(t.Name()); !there && baseModel.Tensors[i].Role != arch.RoleBuffer && (!p.tied || i != baseModel.OutputHead()) {
 			return fault.Inputf("tensor %q of the base is not in the tuned checkpoint, and an adapter takes nothing away", t.Name())
 		}
 	}
@@ -188,7 +188,8 @@ func (p *ExtractPlan) place(i int, t weights.Tensor, from *weights.Set) error {
 	}
 	vocabulary := at.Role == arch.RoleEmbedding || at.Role == arch.RoleHead
 	same := slices.Equal(was, is)
-	if !same && !(vocabulary && len(was) == 2 && len(is) == 2 && was[1] == is[1]) {
+	resized := vocabulary && len(was) == 2 && len(is) == 2 && was[1] == is[1]
+	if !same && !resized {
 		return fault.Inputf("shape %v; the base has %v", is, was)
 	}
 	switch at.Role {

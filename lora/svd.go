@@ -86,7 +86,9 @@ func (dc *Decomposer) Decompose(d []float32, rows, cols int, want Rank) *Factors
 		guess = min(n, firstGuess)
 	}
 	for {
-		s, l, r, m := []float64(nil), []float32(nil), []float32(nil), 0
+		var s []float64
+		var l, r []float32
+		var m int
 		if f.Exact = 2*(guess+oversample) > full; f.Exact {
 			s, l, r = exactSVD(d, rows, cols)
 			m, guess = full, n

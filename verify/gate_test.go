@@ -21,7 +21,7 @@ func measured(name string, value, stdErr float64, samples int64) *verify.Result 
 }
 
 func TestGates(t *testing.T) {
-	max := func(warn, fail verify.Number, sigmas float64) verify.Gate {
+	atMost := func(warn, fail verify.Number, sigmas float64) verify.Gate {
 		return verify.Gate{Metric: "kld.mean", Max: verify.Limits{Warn: warn, Fail: fail}, Min: verify.Limits{Warn: nan(), Fail: nan()}, Sigmas: sigmas}
 	}
 	for _, c := range []struct {
@@ -30,20 +30,20 @@ func TestGates(t *testing.T) {
 		r    *verify.Result
 		want verify.Level
 	}{
-		{"below", max(1, 2, 0), measured("kld.mean", 0.5, 0.1, 9), verify.Pass},
-		{"at the limit", max(1, 2, 0), measured("kld.mean", 1, 0.1, 9), verify.Pass},
-		{"between", max(1, 2, 0), measured("kld.mean", 1.5, 0.1, 9), verify.Warn},
-		{"above", max(1, 2, 0), measured("kld.mean", 2.5, 0.1, 9), verify.Fail},
-		{"above within chance", max(nan(), 2, 3), measured("kld.mean", 2.2, 0.1, 9), verify.Pass},
-		{"above beyond chance", max(nan(), 2, 1), measured("kld.mean", 2.2, 0.1, 9), verify.Fail},
-		{"chance unknown", max(nan(), 2, 3), measured("kld.mean", 2.2, math.NaN(), 9), verify.Fail},
-		{"NaN", max(1, 2, 0), measured("kld.mean", math.NaN(), 0, 9), verify.Fail},
-		{"-Inf", max(1, 2, 0), measured("kld.mean", math.Inf(-1), 0, 9), verify.Fail},
-		{"no samples", max(1, 2, 0), measured("kld.mean", 0.5, 0, 0), verify.Fail},
-		{"another figure", max(1, 2, 0), measured("top1", 0.5, 0, 9), verify.Fail},
-		{"no limit", max(nan(), nan(), 0), measured("kld.mean", 0.5, 0, 9), verify.Fail},
+		{"below", atMost(1, 2, 0), measured("kld.mean", 0.5, 0.1, 9), verify.Pass},
+		{"at the limit", atMost(1, 2, 0), measured("kld.mean", 1, 0.1, 9), verify.Pass},
+		{"between", atMost(1, 2, 0), measured("kld.mean", 1.5, 0.1, 9), verify.Warn},
+		{"above", atMost(1, 2, 0), measured("kld.mean", 2.5, 0.1, 9), verify.Fail},
+		{"above within chance", atMost(nan(), 2, 3), measured("kld.mean", 2.2, 0.1, 9), verify.Pass},
+		{"above beyond chance", atMost(nan(), 2, 1), measured("kld.mean", 2.2, 0.1, 9), verify.Fail},
+		{"chance unknown", atMost(nan(), 2, 3), measured("kld.mean", 2.2, math.NaN(), 9), verify.Fail},
+		{"NaN", atMost(1, 2, 0), measured("kld.mean", math.NaN(), 0, 9), verify.Fail},
+		{"-Inf", atMost(1, 2, 0), measured("kld.mean", math.Inf(-1), 0, 9), verify.Fail},
+		{"no samples", atMost(1, 2, 0), measured("kld.mean", 0.5, 0, 0), verify.Fail},
+		{"another figure", atMost(1, 2, 0), measured("top1", 0.5, 0, 9), verify.Fail},
+		{"no limit", atMost(nan(), nan(), 0), measured("kld.mean", 0.5, 0, 9), verify.Fail},
 		{"unknown name", verify.Gate{Metric: "kld", Max: verify.Limits{Warn: 1, Fail: 1}}, measured("kld", 0.5, 0, 9), verify.Fail},
-		{"no stages", max(1, 2, 0), &verify.Result{}, verify.Fail},
+		{"no stages", atMost(1, 2, 0), &verify.Result{}, verify.Fail},
 	} {
 		verify.Policy{Gates: []verify.Gate{c.gate}}.Judge(c.r)
 		if c.r.Verdict != c.want {
