@@ -105,7 +105,7 @@ func TestGolden(t *testing.T) {
 				t.Helper()
 				limit := 1e-3
 				if name == "nf4_double_quant" && (what == "kld.p999" || what == "kld.max") {
-					limit = 3e-3 // decided by 40 tokens and by one; off by 2.1e-3 and 1.6e-3, the cause is not known
+					limit = 3e-3 // 40 tokens and one: bitsandbytes' nested codes on a CPU are one off in 0.1 % of the blocks; its own file gives 2e-6 and 1e-5
 				}
 				t.Logf("%-20s %-14.8g golden %-14.8g off by %.1e", what, got, want, math.Abs(got/want-1))
 				if !(math.Abs(got-want) <= limit*math.Abs(want)) {
