@@ -91,6 +91,10 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		ended := make(chan struct{})
+		within := whole * 5 / 4
+		if killed%2 == 1 {
+			within = whole / 4
+		}
 		go func(anyTime bool, wait time.Duration) {
 			// Every other kill comes once there is something to lose, however long a loaded machine
 			// takes until then.
@@ -110,7 +114,7 @@ func TestKill(t *testing.T) {
 			case <-time.After(wait):
 			}
 			kill()
-		}(killed%2 == 0, time.Duration(r.Int64N(int64(whole)*5/4)))
+		}(killed%2 == 0, time.Duration(r.Int64N(int64(within))))
 		err := c.Wait()
 		close(ended)
 		if ctx.Err() != nil && err != nil {
