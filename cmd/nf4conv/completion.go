@@ -72,5 +72,5 @@ func completion(shell string) (string, error) {
 
 // verbsWithoutCompletion breaks the circle between the verb and the list it prints.
 func verbsWithoutCompletion() []verb {
-	return []verb{quantizeVerb(), dequantizeVerb(), mergeVerb(), extractVerb(), verifyVerb(), inspectVerb(), diffVerb(), devicesVerb(), benchVerb(), versionVerb()}
+	return []verb{quantizeVerb(), dequantizeVerb(), mergeVerb(), extractVerb(), combineVerb(), verifyVerb(), inspectVerb(), diffVerb(), devicesVerb(), benchVerb(), versionVerb()}
 }

@@ -32,7 +32,7 @@ const schemaDir = "../../docs/schema"
 // schema: docs/schema/NAME.json.
 var documents = map[string]any{
 	"plan": convert.Plan{}, "run": runDoc{}, "inspect": inspect.Report{}, "diff": compare.Result{}, "devices": devicesDoc{}, "bench": benchDoc{},
-	"version": versionDoc{}, "text": textDoc{}, "error": errorDoc{}, "manifest": convert.Manifest{}, "verify": verify.Result{}, "extract": adapters.Extraction{},
+	"version": versionDoc{}, "text": textDoc{}, "error": errorDoc{}, "manifest": convert.Manifest{}, "verify": verify.Result{}, "extract": adapters.Extraction{}, "combine": adapters.Combination{},
 }
 
 // The schemas say what the Go types say, comments included: a field that is added,

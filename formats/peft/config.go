@@ -22,6 +22,7 @@ type Config struct {
 	RSLoRA           bool               // scaling alpha/sqrt(r) instead of alpha/r
 	DoRA             bool               // magnitudes beside the factors
 	LoraBias         bool               // lora_B has a bias
+	FanInFanOut      bool               // as saved, which the type of a layer overrides
 	Bias             string             // none, all or lora_only: which biases of the base were trained
 	ModulesToSave    []string           // modules that were trained whole
 	TargetModules    []string           // for checking names only; empty when given as a pattern
@@ -90,7 +91,7 @@ func ParseConfig(b []byte) (*Config, error) {
 	c := &Config{
 		Version: p.text("peft_version", ""), Base: p.text("base_model_name_or_path", ""), TaskType: p.text("task_type", ""),
 		Rank: int(p.number("r", 8)), Alpha: p.number("lora_alpha", 8),
-		RSLoRA: p.truth("use_rslora"), DoRA: p.truth("use_dora"), LoraBias: p.truth("lora_bias"), TiedTraining: p.truth("ensure_weight_tying"),
+		RSLoRA: p.truth("use_rslora"), DoRA: p.truth("use_dora"), LoraBias: p.truth("lora_bias"), FanInFanOut: p.truth("fan_in_fan_out"), TiedTraining: p.truth("ensure_weight_tying"),
 		Bias: p.text("bias", "none"), ModulesToSave: p.texts("modules_to_save"), TargetParameters: p.texts("target_parameters"),
 		alphas: p.patterns("alpha_pattern"),
 	}
