@@ -41,9 +41,9 @@ func Cat(out, in int, pairs []Pair) *Factors {
 	return f
 }
 
-// lost is where singular values of a sum of products end and the rounding of float64
-// begins, relative to the largest.
-const lost = 1e-12
+// lost is where a sum of products ends and the rounding of float64 begins, relative to
+// the norms of what is multiplied: terms that cancel each other leave no more.
+const lost = 1e-13
 
 // Truncate finds the factors that are closest to the weighted sum of the deltas in the
 // Frobenius norm, without that sum itself: with
@@ -60,16 +60,15 @@ func Truncate(out, in int, pairs []Pair, want Rank) *Factors {
 	t1, q1 := thinQR(l, true)
 	t2, q2 := thinQR(r, true)
 	f := &Factors{Rows: out, Cols: in, Exact: true}
-	var core mat.Dense
-	core.Mul(t1, t2.T())
-	f.Norm = mat.Norm(&core, 2)
+	core, floor := inner(t1, t2)
+	f.Norm = mat.Norm(core, 2)
 	var svd mat.SVD
-	if !svd.Factorize(&core, mat.SVDThin) {
+	if !svd.Factorize(core, mat.SVDThin) {
 		panic("lora: internal error: the singular values of a small matrix were not found")
 	}
 	s := svd.Values(nil)
 	for i, v := range s {
-		if v <= lost*s[0] {
+		if v <= floor {
 			s[i] = 0
 		}
 	}
@@ -108,9 +107,19 @@ func Norm(out, in int, pairs []Pair) float64 {
 	l, r := stack(out, in, pairs)
 	t1, _ := thinQR(l, false)
 	t2, _ := thinQR(r, false)
-	var core mat.Dense
+	core, _ := inner(t1, t2)
+	return mat.Norm(core, 2)
+}
+
+// inner is t1 t2^T, and below what of it is rounding: it is zero when all of it is.
+func inner(t1, t2 mat.Matrix) (core *mat.Dense, floor float64) {
+	core = new(mat.Dense)
 	core.Mul(t1, t2.T())
-	return mat.Norm(&core, 2)
+	floor = lost * mat.Norm(t1, 2) * mat.Norm(t2, 2)
+	if mat.Norm(core, 2) <= floor {
+		core.Zero()
+	}
+	return core, floor
 }
 
 // Distance is the Frobenius norm of the weighted sum of the deltas minus L R of f, with
