@@ -325,3 +325,23 @@ func TestCombineConflicts(t *testing.T) {
 		t.Errorf("other bases: %v", err)
 	}
 }
+
+// Every adapter has masks of its own, and every part of a layer.
+func TestCombineMasks(t *testing.T) {
+	a := adapter(t, filepath.Join(fixtures.Dir(t), "adapters", "comb-a"))
+	_, got := combineAll(t, CombineOptions{Method: "dare_linear", Density: 0.5, Seed: 9}, CombineInput{a, 1}, CombineInput{a, 1})
+	for _, pick := range []func(*peft.Target) hf.Tensor{func(x *peft.Target) hf.Tensor { return x.A }, func(x *peft.Target) hf.Tensor { return x.B }} {
+		v, was := floatsIn(t, pick(&got.Targets()[0])), floatsIn(t, pick(&a.Targets()[0]))
+		var count [3]int // kept by none, one and both, each counting sqrt(2) / 0.5
+		for j := range v {
+			if was[j] != 0 {
+				count[int(math.Round(float64(v[j]/was[j])/(2*math.Sqrt2)))]++
+			}
+		}
+		for k, p := range []float64{0.25, 0.5, 0.25} {
+			if n := float64(len(v)); math.Abs(float64(count[k])-p*n) > 5*math.Sqrt(n*p*(1-p)) {
+				t.Errorf("%v of %d elements were kept by none, one and both", count, len(v))
+			}
+		}
+	}
+}
