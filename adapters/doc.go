@@ -5,7 +5,10 @@
 // from the stored values, and everything that has no factors (norms, biases, embeddings, a
 // vocabulary of another size) as replacements. package lora has the decomposition.
 //
-// [Combine] makes one adapter of several, or a smaller one of one.
+// [Combine] makes one adapter of several, or a smaller one of one, by any of PEFT's
+// combination types: layer by layer of the factors, whose scales go into the result.
+// What takes the place of tensors of the base is taken over or refused. docs/lora.md has
+// the methods and where PEFT's results differ.
 //
 // # What is written
 //

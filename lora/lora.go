@@ -37,6 +37,13 @@
 // per output of a linear layer, per dimension of an embedding: V = m / ||W + D|| * (W + D).
 // Norms are summed in float64 and rounded to float32; the factor and the product are
 // float32. There is one rounding in every mode, as in PEFT.
+//
+// # Combinations
+//
+// Several pairs become one: [Cat] stacks their factors, [Truncate] finds the closest pair
+// of a lower rank by QR of the factors and the singular values of a small matrix, [Blend]
+// prunes, elects signs (TIES, DARE) and sums element by element, of factors or of whole
+// deltas. docs/lora.md has the table.
 package lora
 
 import (
