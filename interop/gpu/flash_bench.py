@@ -359,9 +359,12 @@ def main():
     a.add_argument("--dims", type=lambda s: [int(x) for x in s.split(",")])
     a.add_argument("--peers", default="flash,cudnn")
     a.add_argument("--dtypes", default="float16,bfloat16")
+    a.add_argument("--lengths", type=lambda s: [int(x) for x in s.split(",")])
     a.add_argument("--json")
     a.add_argument("steps", nargs="+")
     o = a.parse_args()
+    global LENGTHS
+    LENGTHS = o.lengths or LENGTHS
     run = FAMILIES[o.family](o.image, **({"geometry": o.geometry} if o.geometry else {}))
     print(torch.cuda.get_device_name(), torch.__version__, o.family, o.image)
     for step in o.steps:

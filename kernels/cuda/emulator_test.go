@@ -26,21 +26,26 @@ type emulator struct {
 	runs   int
 }
 
-// builds are the ways the kernels are compiled: as for the newest architectures, under
-// the sanitizers, and as for the oldest.
-var builds = []struct {
+type build struct {
 	name  string
 	flags []string
-}{
+}
+
+// builds are the ways the kernels are compiled: as for the newest architectures, under
+// the sanitizers, and as for the oldest.
+var builds = []build{
 	{"sanitized", []string{"-DNF4_ARCH=900", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"}},
 	{"sm_75", []string{"-DNF4_ARCH=750", "-O2"}},
 }
+
+// attentionBuilds are those that the tiles of attention differ in.
+var attentionBuilds = []build{builds[0], {"sm_89", []string{"-DNF4_ARCH=890", "-O2"}}}
 
 var compiled = map[string]*struct {
 	once sync.Once
 	path string
 	err  error
-}{"sanitized": {}, "sm_75": {}}
+}{"sanitized": {}, "sm_75": {}, "sm_89": {}}
 
 var scratch string
 
@@ -80,7 +85,9 @@ func compiler(t *testing.T) string {
 }
 
 // eachEmulator runs f for every build, in parallel.
-func eachEmulator(t *testing.T, f func(t *testing.T, e *emulator)) {
+func eachEmulator(t *testing.T, f func(t *testing.T, e *emulator)) { emulators(t, builds, f) }
+
+func emulators(t *testing.T, builds []build, f func(t *testing.T, e *emulator)) {
 	cxx := compiler(t)
 	for _, b := range builds {
 		t.Run(b.name, func(t *testing.T) {
@@ -131,37 +138,69 @@ func startEmulator(t *testing.T, name, path string) *emulator {
 	return e
 }
 
-// launch runs a kernel. A []byte is a buffer, which is updated; anything else is a value.
+// record is a structure passed by value, with buffers that pointers in it point to.
+type record struct {
+	value    any
+	pointers []pointer
+}
+
+type pointer struct {
+	offset uint32
+	buffer []byte
+}
+
+// launch runs a kernel. A []byte is a buffer, which is updated, as those of a record are;
+// anything else is a value.
 func (e *emulator) launch(t *testing.T, order uint32, l Launch, args ...any) {
+	t.Helper()
+	if err := e.start(t, order, l.Name, [3]uint32{l.Grid, 1, 1}, l.Block, l.Shared, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// start runs a kernel; the error is that of the emulator, which has stopped then.
+func (e *emulator) start(t *testing.T, order uint32, name string, grid [3]uint32, block, shared uint32, args ...any) error {
 	t.Helper()
 	e.runs++
 	word := binary.LittleEndian.AppendUint32
-	req := append(word(nil, uint32(len(l.Name))), l.Name...)
-	for _, v := range []uint32{l.Grid, l.Block, l.Shared, order, uint32(len(args))} {
+	req := append(word(nil, uint32(len(name))), name...)
+	for _, v := range []uint32{grid[0], grid[1], grid[2], block, shared, order, uint32(len(args))} {
 		req = word(req, v)
 	}
+	var buffers [][]byte
 	for _, a := range args {
-		kind := uint32(0)
-		if _, ok := a.([]byte); ok {
-			kind = 1
+		kind, value, pointers := uint32(0), a, []pointer(nil)
+		switch a := a.(type) {
+		case []byte:
+			kind, buffers = 1, append(buffers, a)
+		case record:
+			kind, value, pointers = 2, a.value, a.pointers
 		}
-		size := binary.Size(a)
+		size := binary.Size(value)
 		if size < 0 {
-			t.Fatalf("argument %v has no fixed size", a)
+			t.Fatalf("argument %v has no fixed size", value)
 		}
 		var err error
-		if req, err = binary.Append(word(word(req, kind), uint32(size)), binary.LittleEndian, a); err != nil {
-			t.Fatalf("argument %v: %v", a, err)
+		if req, err = binary.Append(word(word(req, kind), uint32(size)), binary.LittleEndian, value); err != nil {
+			t.Fatalf("argument %v: %v", value, err)
+		}
+		if kind == 2 {
+			req = word(req, uint32(len(pointers)))
+		}
+		for _, p := range pointers {
+			req = append(word(word(req, p.offset), uint32(len(p.buffer))), p.buffer...)
+			buffers = append(buffers, p.buffer)
 		}
 	}
 	_, err := e.in.Write(req)
-	for _, a := range args {
-		if b, ok := a.([]byte); ok && err == nil {
+	for _, b := range buffers {
+		if err == nil {
 			_, err = io.ReadFull(e.out, b)
 		}
 	}
 	if err != nil {
 		stopped := e.stop()
-		t.Fatalf("%s, grid %d, block %d, order %d: %v\n%s", l.Name, l.Grid, l.Block, order, stopped, e.stderr)
+		return fmt.Errorf("%s, grid %d, block %d, order %d: %w\n%s", name, grid, block, order, stopped, e.stderr)
 	}
+	return nil
 }

@@ -39,6 +39,17 @@ func TestImageName(t *testing.T) {
 			t.Errorf("%s: MANIFEST has no %q", name, want)
 		}
 	}
+	for cc, want := range map[[2]int]string{
+		{8, 0}: "flash_sm_80.cubin", {8, 6}: "flash_sm_86.cubin", {8, 7}: "flash_sm_86.cubin", {8, 9}: "flash_sm_89.cubin", {9, 0}: "flash_sm_90.cubin",
+		{10, 3}: "flash_sm_100.cubin", {11, 0}: "flash_compute_80.ptx", {12, 1}: "flash_sm_120.cubin", {13, 0}: "flash_compute_80.ptx",
+	} {
+		if _, name, err := FlashImage(cc[0], cc[1]); err != nil || name != want {
+			t.Errorf("attention on %v: got %q, %v; want %q", cc, name, err, want)
+		}
+	}
+	if _, name, err := FlashImage(7, 5); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("attention on 7.5: got %q, %v; want ErrUnsupported", name, err)
+	}
 	for _, c := range [][2]int{{0, 0}, {7, 0}, {7, 2}, {6, 1}, {-8, 0}, {8, -1}, {7, 10}} {
 		if _, name, err := Image(c[0], c[1]); !errors.Is(err, ErrUnsupported) {
 			t.Errorf("%d.%d: got %q, %v; want ErrUnsupported", c[0], c[1], name, err)
@@ -60,7 +71,7 @@ func TestImagesHaveAllKernels(t *testing.T) {
 	for _, m := range regexp.MustCompile(`KERNEL\((\w+)\),`).FindAllSubmatch(emulated, -1) {
 		names[string(m[1])] = true
 	}
-	kernel := regexp.MustCompile(`(?m)__global__ void (?:__launch_bounds__\(\w+\) )?(\w+)\(|^(?:DE)?QUANTIZE\((\w+),|^CONVERT\((\w+),`)
+	kernel := regexp.MustCompile(`(?m)__global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(|^(?:DE)?QUANTIZE\((\w+),|^CONVERT\((\w+),|^FLASH\((\w+), \w+, (\d+),`)
 	found := 0
 	for _, f := range files {
 		src, err := os.ReadFile(f)
@@ -69,7 +80,10 @@ func TestImagesHaveAllKernels(t *testing.T) {
 		}
 		for _, m := range kernel.FindAllSubmatch(src, -1) {
 			name := string(bytes.Join(m[1:], nil))
-			if name == "name" {
+			if m[4] != nil {
+				name = fmt.Sprintf("flash_sm80_%s_%s", m[4], m[5])
+			}
+			if name == "name" || name == "__launch_bounds__" {
 				continue // of a macro
 			}
 			found++
@@ -86,12 +100,33 @@ func TestImagesHaveAllKernels(t *testing.T) {
 			t.Errorf("no kernel is called %q", l.Name)
 		}
 	}
+	for _, f := range []kernels.Float{kernels.BF16, kernels.F16} {
+		for dim := int32(8); dim <= 256; dim += 8 {
+			l, ok := FlashSM80("flash_sm_80.cubin", f, &FlashParams{Dim: dim, MaxQ: 1, QHeads: 1, Sequences: 1})
+			if !ok || !names[l.Name] {
+				t.Errorf("dimension %d: no kernel is called %q", dim, l.Name)
+			}
+		}
+	}
 	for _, cc := range [][2]int{{7, 5}, {8, 0}, {8, 6}, {8, 9}, {9, 0}, {9, 1}, {10, 0}, {12, 0}, {11, 0}} {
 		image, file, err := Image(cc[0], cc[1])
 		if err != nil {
 			t.Fatal(err)
 		}
+		var flash []byte
+		var flashFile string
+		if cc[0] >= 8 {
+			if flash, flashFile, err = FlashImage(cc[0], cc[1]); err != nil {
+				t.Fatal(err)
+			}
+		}
 		for name := range names {
+			image, file := image, file
+			if strings.HasPrefix(name, "flash_") {
+				if image, file = flash, flashFile; flash == nil {
+					continue
+				}
+			}
 			if !bytes.Contains(image, []byte(name)) {
 				t.Errorf("%s has no kernel %s", file, name)
 			}

@@ -1,8 +1,8 @@
-// Package cuda holds the CUDA kernels of 4-bit quantization, compiled, and what a host
+// Package cuda holds the CUDA kernels of 4-bit quantization and attention, compiled, and what a host
 // needs to launch them. It talks to no driver.
 //
 // The sources are src/*.cu, an operation a file; each says what it computes and what was
-// tried. A kernel gives the bits that the Go definitions give (packages quant4, cast and
+// tried. A kernel of quantization gives the bits that the Go definitions give (packages quant4, cast and
 // doublequant), for every input: sums have a fixed order, reciprocals and divisions are
 // correctly rounded, subnormals count. Only the payload of a NaN that arithmetic makes is
 // the machine's own.
@@ -15,9 +15,12 @@
 //	absmax_sum, absmax_fold                     (in *f32 or *f64, partial *f64, n u64)
 //	quantize_absmax                             (absmax, partial *f64, count u32, map, codes, nested, offset *f32, n u64, total u64)
 //	dequantize_absmax                           (codes, nested, map, offset f32, absmax, n u64, blockSize u32)
+//	flash_sm80_{bf16,f16}_{64,96,128,256}       (FlashParams), in modules of their own: FlashImage
 //
-// Arguments are device pointers unless a type is given. Every buffer starts at a multiple
-// of 16 bytes. Block sizes are powers of two from 32 to 4096 (of dequantize_absmax: any).
+// Attention has a definition of its own, src/flash_params.h, and is as near to it as the
+// storage format allows; its bits are the same every time, not those of package flash.
+// Of the other kernels, arguments are device pointers unless a type is given. Every buffer
+// starts at a multiple of 16 bytes. Block sizes are powers of two from 32 to 4096 (of dequantize_absmax: any).
 // n elements start at a block's beginning; only the end of a tensor may be short of one.
 //
 // build.sh makes the images in bin with pinned compilers (toolchain.sh) and writes

@@ -35,3 +35,33 @@ func TestGrid(t *testing.T) {
 		t.Error("a kernel that rounds bfloat16 to binary16")
 	}
 }
+
+func TestFlashSM80(t *testing.T) {
+	for _, c := range []struct {
+		image  string
+		dim    int32
+		name   string
+		rows   uint32
+		shared uint32
+	}{
+		{"flash_sm_80.cubin", 8, "flash_sm80_bf16_64", 3, 49152},
+		{"flash_sm_90.cubin", 72, "flash_sm80_bf16_96", 3, 49152},
+		{"flash_compute_80.ptx", 128, "flash_sm80_bf16_128", 3, 65536},
+		{"flash_sm_89.cubin", 128, "flash_sm80_bf16_128", 3, 49152},
+		{"flash_sm_120.cubin", 136, "flash_sm80_bf16_256", 5, 98304},
+	} {
+		p := &FlashParams{Dim: c.dim, MaxQ: 257, QHeads: 6, Sequences: 4}
+		want := FlashLaunch{Name: c.name, Grid: [3]uint32{c.rows, 6, 4}, Block: 128, Shared: c.shared}
+		if l, ok := FlashSM80(c.image, kernels.BF16, p); !ok || l != want {
+			t.Errorf("%s, dimension %d: got %+v, %v; want %+v", c.image, c.dim, l, ok, want)
+		}
+	}
+	for _, dim := range []int32{0, 4, 12, 257, 264} {
+		if l, ok := FlashSM80("flash_sm_80.cubin", kernels.F16, &FlashParams{Dim: dim}); ok {
+			t.Errorf("dimension %d: got %+v", dim, l)
+		}
+	}
+	if l, ok := FlashSM80("flash_sm_80.cubin", kernels.F32, &FlashParams{Dim: 64}); ok {
+		t.Errorf("float32: got %+v", l)
+	}
+}

@@ -13,6 +13,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include <vector>
 
 #ifndef NF4_ARCH
 #define NF4_ARCH 900
@@ -24,6 +25,7 @@
 #define __forceinline__ inline
 #define __noinline__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n) alignas(n)
 #define __shared__ static thread_local
 #define DYNAMIC_SHARED(T, name) T *name = (T *)emu::current->block->smem
@@ -31,8 +33,11 @@
 namespace emu {
 struct Dim { unsigned x, y, z; };
 
+constexpr size_t kOperand = 32; // bytes of the largest operand of a collective
+typedef unsigned char Operands[32][kOperand];
+
 struct Warp {
-	unsigned char slot[2][32][8]; // operands of this collective and of the next
+	Operands slot[2]; // of this collective and of the next
 	const char *op;               // the collective that lanes wait in
 	unsigned arrived, lanes, exited;
 	uint64_t epoch; // completed collectives
@@ -45,6 +50,13 @@ struct Block {
 	uint64_t epoch; // completed barriers
 };
 
+// Copy is one that a thread has started and not waited for.
+struct Copy {
+	unsigned char *dst;
+	const void *src; // nullptr: zeros
+	unsigned group;
+};
+
 struct Thread {
 	Dim index;
 	unsigned lane;
@@ -54,17 +66,19 @@ struct Thread {
 	const uint64_t *waits_for; // when set, blocked while it has the value below
 	uint64_t waits_while;
 	void *sp, *stack, *fake;
+	std::vector<Copy> copies;
+	unsigned group; // of the next copy
 };
 
 extern thread_local Thread *current;
 
 // Starts a collective with this lane's operand and returns the operands of all lanes.
-const unsigned char (*collective(const char *op, const void *operand, size_t n))[8];
+const Operands &collective(const char *op, const void *operand, size_t n);
 void barrier();
 [[noreturn]] void die(const char *what);
 
 template <class T> inline T exchange(const char *op, T v, unsigned lane) {
-	static_assert(sizeof(T) <= 8, "an operand of a collective has at most 8 bytes");
+	static_assert(sizeof(T) <= kOperand, "an operand of a collective that is too large");
 	memcpy(&v, collective(op, &v, sizeof v)[lane & 31], sizeof v);
 	return v;
 }
@@ -84,6 +98,17 @@ static inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 static inline void __syncthreads() { emu::barrier(); }
 static inline void full_mask(unsigned m) {
 	if (m != ~0u) emu::die("a collective of a part of a warp");
+}
+static inline void __syncwarp() { emu::collective("syncwarp", nullptr, 0); }
+static inline int __any_sync(unsigned m, int v) {
+	full_mask(m);
+	const emu::Operands &all = emu::collective("vote", &v, sizeof v);
+	bool any = false;
+	for (unsigned i = 0; i < 32; i++) {
+		memcpy(&v, all[i], sizeof v);
+		any |= v != 0;
+	}
+	return any;
 }
 template <class T> static inline T __shfl_sync(unsigned m, T v, int lane) {
 	full_mask(m);

@@ -8,6 +8,7 @@
 #include "runtime.h"
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -155,6 +156,7 @@ static void fiber() {
 	me->warp->exited++;
 	Block *b = me->block;
 	b->exited++;
+	if (!me->copies.empty()) die("a thread left the kernel with copies under way");
 	if (me->warp->arrived) die("a lane left the kernel while others wait in a warp collective");
 	// A barrier is for the threads that are left.
 	if (b->arrived && b->arrived == b->threads - b->exited) b->arrived = 0, b->epoch++;
@@ -162,7 +164,7 @@ static void fiber() {
 	abort();
 }
 
-const unsigned char (*collective(const char *op, const void *operand, size_t n))[8] {
+const Operands &collective(const char *op, const void *operand, size_t n) {
 	Thread *me = current;
 	Warp *w = me->warp;
 	if (w->exited) die("a warp collective after a lane has left the kernel");
@@ -172,8 +174,8 @@ const unsigned char (*collective(const char *op, const void *operand, size_t n))
 	else if (w->op != op)
 		die("lanes of a warp meet in different collectives");
 	uint64_t epoch = w->epoch;
-	auto *slots = w->slot[epoch & 1];
-	memcpy(slots[me->lane], operand, n);
+	Operands &slots = w->slot[epoch & 1];
+	if (n) memcpy(slots[me->lane], operand, n);
 	if (++w->arrived == w->lanes)
 		w->arrived = 0, w->epoch++;
 	else
@@ -192,6 +194,9 @@ void barrier() {
 
 static void start(Thread *t, size_t i) {
 	t->stack = stacks.get(i);
+#if defined(__SANITIZE_ADDRESS__)
+	__asan_unpoison_memory_region(t->stack, kStack); // a fiber before left frames behind
+#endif
 	uintptr_t *s = (uintptr_t *)((char *)t->stack + kStack);
 #if defined(__x86_64__)
 	*--s = 0; // where a return address would be: the stack is aligned as after a call

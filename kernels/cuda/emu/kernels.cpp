@@ -1,6 +1,7 @@
 // The kernels, by name, with their arguments unpacked.
 #define NF4_EMU 1
 #include "../src/kernels.cu"
+#include "../src/flash_sm80.cu"
 
 #include <tuple>
 #include <utility>
@@ -53,6 +54,14 @@ static const emu_kernel kernels[] = {
 	KERNEL(absmax_fold),
 	KERNEL(quantize_absmax),
 	KERNEL(dequantize_absmax),
+	KERNEL(flash_sm80_f16_64),
+	KERNEL(flash_sm80_f16_96),
+	KERNEL(flash_sm80_f16_128),
+	KERNEL(flash_sm80_f16_256),
+	KERNEL(flash_sm80_bf16_64),
+	KERNEL(flash_sm80_bf16_96),
+	KERNEL(flash_sm80_bf16_128),
+	KERNEL(flash_sm80_bf16_256),
 	KERNEL(probe_axpy),
 	KERNEL(probe_smem),
 	KERNEL(probe_params),
