@@ -51,6 +51,7 @@ var layers = map[string]string{
 	"cmd":                            "kernels nf4 doublequant arch internal formats weights convert inspect compare verify bench cmd +github.com/urfave/cli/v2 +github.com/vbauerster/mpb/v8 +github.com/schollz/progressbar/v3 +golang.org/x/sys +golang.org/x/sync adapters",
 	"kernels/cuda/driver":            "+github.com/ebitengine/purego +gorgonia.org/cu",
 	"kernels/cuda/driver/drivertest": "kernels/cuda/driver",
+	"kernels/cuda/attention":         "kernels",
 	"kernels/cuda/cudatest":          "kernels +github.com/ebitengine/purego",
 	"convert/gpu":                    "convert kernels nf4 doublequant internal",
 	"convert/enginetest":             "convert kernels nf4 doublequant",

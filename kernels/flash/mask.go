@@ -112,6 +112,22 @@ func (m *BlockMask) Has(i, j int) bool {
 	return false
 }
 
+// BlockSize is the number of queries and of keys of a block.
+func (m *BlockMask) BlockSize() (queries, keys int) { return m.blockQ, m.blockK }
+
+// Blocks is the number of rows and columns of blocks, whether they exist or not.
+func (m *BlockMask) Blocks() (rows, columns int) { return m.rows, m.cols }
+
+// AppendRow appends the columns of the blocks that exist in block row i, ascending.
+func (m *BlockMask) AppendRow(columns []int, i int) []int {
+	for _, r := range m.runs[i] {
+		for j := r.lo; j < r.hi; j++ {
+			columns = append(columns, j)
+		}
+	}
+	return columns
+}
+
 // Density is the part of the blocks that exist.
 func (m *BlockMask) Density() float64 {
 	if m.rows*m.cols == 0 {
