@@ -44,7 +44,11 @@ image() { # TARGET: makes $tmp/FILE and $tmp/FILE.zst
 	local module=${1%%:*} arch=${1#*:} version=${1##*:} file how=$flags fmad=false
 	arch=${arch%:*}
 	file=$(file_of "$1")
-	[ "$module" = kernels ] || how=$flash_flags fmad=true
+	if [ "$module" != kernels ]; then
+		how=$flash_flags fmad=true
+		# 100 KB of shared memory a multiprocessor, or unknown.
+		case $arch in 86 | 89 | 120 | ptx) how="$how -DFLASH_SMALL_SHARED" ;; esac
+	fi
 	[ "$arch" != ptx ] || arch=80
 	# shellcheck disable=SC2086 # flags are words
 	(cd src && "$bin/nvcc" $how -gencode "arch=compute_$arch,code=compute_$arch" -o "$tmp/raw" "$module.cu")

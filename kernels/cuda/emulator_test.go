@@ -39,7 +39,7 @@ var builds = []build{
 }
 
 // attentionBuilds are those that the tiles of attention differ in.
-var attentionBuilds = []build{builds[0], {"sm_89", []string{"-DNF4_ARCH=890", "-O2"}}}
+var attentionBuilds = []build{builds[0], {"sm_89", []string{"-DNF4_ARCH=890", "-DFLASH_SMALL_SHARED", "-O2"}}}
 
 var compiled = map[string]*struct {
 	once sync.Once

@@ -31,17 +31,18 @@ type FlashParams struct {
 // FlashMaskBlock divides the blocks of a block mask in both directions.
 const FlashMaskBlock = 128
 
-// flashTile is how a kernel of flash_sm80.cu is launched: queries and keys of a tile,
+// flashTile is how a kernel of flash_sm80.cu is launched: queries and keys of a tile, warps,
 // buffers for tiles of keys and of values.
-type flashTile struct{ dim, q, k, stages int }
+type flashTile struct{ dim, q, k, warps, stages int }
 
-var flashTiles = []flashTile{{64, 128, 64, 2}, {96, 128, 64, 1}, {128, 128, 64, 1}, {256, 64, 64, 1}}
+var (
+	flashTiles      = []flashTile{{64, 128, 128, 4, 2}, {96, 128, 64, 4, 2}, {128, 128, 64, 4, 1}, {256, 128, 64, 8, 1}}
+	flashTilesSmall = []flashTile{{64, 128, 64, 4, 2}, {96, 128, 64, 4, 1}, {128, 128, 32, 4, 1}, {256, 64, 64, 4, 1}}
+)
 
-const flashThreads = 128
-
-// smallShared are the images for devices with 100 KB of shared memory, where a tile for
-// head dimension 128 has half as many keys, so that two blocks fit.
-var smallShared = map[string]bool{"flash_sm_86.cubin": true, "flash_sm_89.cubin": true, "flash_sm_120.cubin": true}
+// smallShared are the images built with FLASH_SMALL_SHARED, for devices with 100 KB of
+// shared memory and those nobody knows yet.
+var smallShared = map[string]bool{"flash_sm_86.cubin": true, "flash_sm_89.cubin": true, "flash_sm_120.cubin": true, "flash_compute_80.ptx": true}
 
 // FlashLaunch is a kernel with its grid and block and its bytes of dynamic shared memory,
 // which the host allows first (above 48 KB).
@@ -58,17 +59,18 @@ func FlashSM80(image string, f kernels.Float, p *FlashParams) (FlashLaunch, bool
 	if f == kernels.F32 || p.Dim < 8 || p.Dim%8 != 0 {
 		return FlashLaunch{}, false
 	}
-	for _, t := range flashTiles {
+	tiles := flashTiles
+	if smallShared[image] {
+		tiles = flashTilesSmall
+	}
+	for _, t := range tiles {
 		if int(p.Dim) > t.dim {
 			continue
-		}
-		if t.dim == 128 && smallShared[image] {
-			t.k /= 2
 		}
 		return FlashLaunch{
 			Name:   fmt.Sprintf("flash_sm80_%s_%d", short(f), t.dim),
 			Grid:   [3]uint32{grid(int64(p.MaxQ), int64(t.q)), uint32(p.QHeads), uint32(p.Sequences)},
-			Block:  flashThreads,
+			Block:  uint32(warpLanes * t.warps),
 			Shared: uint32((t.q + 2*t.stages*t.k) * t.dim * 2),
 		}, true
 	}

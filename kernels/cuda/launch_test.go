@@ -42,16 +42,20 @@ func TestFlashSM80(t *testing.T) {
 		dim    int32
 		name   string
 		rows   uint32
+		block  uint32
 		shared uint32
 	}{
-		{"flash_sm_80.cubin", 8, "flash_sm80_bf16_64", 3, 49152},
-		{"flash_sm_90.cubin", 72, "flash_sm80_bf16_96", 3, 49152},
-		{"flash_compute_80.ptx", 128, "flash_sm80_bf16_128", 3, 65536},
-		{"flash_sm_89.cubin", 128, "flash_sm80_bf16_128", 3, 49152},
-		{"flash_sm_120.cubin", 136, "flash_sm80_bf16_256", 5, 98304},
+		{"flash_sm_80.cubin", 8, "flash_sm80_bf16_64", 3, 128, 81920},
+		{"flash_sm_90.cubin", 72, "flash_sm80_bf16_96", 3, 128, 73728},
+		{"flash_sm_100.cubin", 128, "flash_sm80_bf16_128", 3, 128, 65536},
+		{"flash_sm_90.cubin", 192, "flash_sm80_bf16_256", 3, 256, 131072},
+		{"flash_sm_89.cubin", 64, "flash_sm80_bf16_64", 3, 128, 49152},
+		{"flash_compute_80.ptx", 96, "flash_sm80_bf16_96", 3, 128, 49152},
+		{"flash_sm_86.cubin", 128, "flash_sm80_bf16_128", 3, 128, 49152},
+		{"flash_sm_120.cubin", 136, "flash_sm80_bf16_256", 5, 128, 98304},
 	} {
 		p := &FlashParams{Dim: c.dim, MaxQ: 257, QHeads: 6, Sequences: 4}
-		want := FlashLaunch{Name: c.name, Grid: [3]uint32{c.rows, 6, 4}, Block: 128, Shared: c.shared}
+		want := FlashLaunch{Name: c.name, Grid: [3]uint32{c.rows, 6, 4}, Block: c.block, Shared: c.shared}
 		if l, ok := FlashSM80(c.image, kernels.BF16, p); !ok || l != want {
 			t.Errorf("%s, dimension %d: got %+v, %v; want %+v", c.image, c.dim, l, ok, want)
 		}

@@ -20,8 +20,8 @@
 // next start may be read, and has to be finite as well.
 //
 // Products and sums are float32, of operands in the storage format (binary16 or bfloat16);
-// unnormalised probabilities are at most 1 and rounded to the storage format for the second
-// product, not for z. o is rounded once. Bits depend on the kernel, shapes and masks, and
+// unnormalised probabilities are at most 256 and rounded to the storage format for the
+// second product, not for z. o is rounded once. Bits depend on the kernel, shapes and masks, and
 // never on the order in which blocks run.
 //
 // # Layout

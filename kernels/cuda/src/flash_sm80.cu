@@ -4,11 +4,11 @@
 //	grid    ceil(max_q/BM), q_heads, sequences      block   32*WARPS threads
 //	dynamic shared memory   (BM + 2*STAGES*BN) * HD * 2 bytes
 //
-//	HD        BM   BN   WARPS  STAGES   bytes
-//	64        128  64   4      2        49152
-//	96        128  64   4      1        49152
-//	128       128  64   4      1        65536   (8.6, 8.9, 12.x: BN 32, 49152, for two blocks in 100 KB)
-//	256       64   64   4      1        98304
+//	HD    BM   BN   WARPS  STAGES   bytes    with FLASH_SMALL_SHARED: 100 KB a multiprocessor
+//	64    128  128  4      2        81920    128  64  4  2  49152
+//	96    128  64   4      2        73728    128  64  4  1  49152
+//	128   128  64   4      1        65536    128  32  4  1  49152
+//	256   128  64   8      1        131072   64   64  4  1  98304
 //
 // A block computes BM queries of one head; a warp owns BM/WARPS rows of the scores, so that
 // rows never cross warps. Tiles of keys are visited from the last to the first; within a
@@ -22,12 +22,6 @@
 #if defined(NF4_EMU) || !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 
 constexpr float kLag = 8; // probabilities are at most 2^kLag
-
-#if NF4_ARCH == 860 || NF4_ARCH == 890 || NF4_ARCH >= 1200
-constexpr int kTile128 = 32; // keys of a tile for head dimension 128
-#else
-constexpr int kTile128 = 64;
-#endif
 
 // Byte offset of 16-byte chunk c of row r: any eight rows have chunk c in eight different
 // places modulo 128 bytes.
@@ -59,6 +53,7 @@ static __device__ __forceinline__ void flash_forward(const FlashParams &p) {
 	constexpr int kWarpThreads = WARPS * 32;
 	constexpr int MT = BM / WARPS / 16, NT = BN / 8, DT = HD / 8;
 	constexpr uint32_t kBytesKV = BN * HD * 2;
+	constexpr bool kInterleave = HD < 128; // exponentials between the products with values
 
 	const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
 	const int head = blockIdx.y, kv_head = head / (p.q_heads / p.kv_heads);
@@ -139,6 +134,12 @@ static __device__ __forceinline__ void flash_forward(const FlashParams &p) {
 			}
 		}
 
+		if (STAGES == 1) { // everybody is done with the keys
+			cp_wait<0>();
+			__syncthreads();
+			if (tiles.j >= 0) copy_k(tiles.j, 0);
+			cp_commit();
+		}
 		if (p.softcap > 0) {
 #pragma unroll
 			for (int i = 0; i < MT; i++)
@@ -190,31 +191,27 @@ static __device__ __forceinline__ void flash_forward(const FlashParams &p) {
 					for (int d = 0; d < DT; d++) o[i][d][2 * h] *= f, o[i][d][2 * h + 1] *= f;
 				}
 		}
+		float shift[MT][2];
 #pragma unroll
 		for (int i = 0; i < MT; i++)
 #pragma unroll
-			for (int h = 0; h < 2; h++) {
-				const float shift = m[i][h] == -INFINITY ? 0 : m[i][h] * log2_scale;
-				float sum = 0;
+			for (int h = 0; h < 2; h++) shift[i][h] = m[i][h] == -INFINITY ? 0 : m[i][h] * log2_scale;
+		auto exponentials = [&](int from, int to) { // of columns 8*from to 8*to-1
 #pragma unroll
-				for (int n = 0; n < NT; n++)
+			for (int i = 0; i < MT; i++)
 #pragma unroll
-					for (int e = 0; e < 2; e++) {
-						float &x = s[i][n][2 * h + e];
-						x = exp2_approx(__fmaf_rn(x, log2_scale, -shift));
-						sum += x;
+				for (int n = from; n < to; n++)
+#pragma unroll
+					for (int e = 0; e < 4; e++) {
+						float &x = s[i][n][e];
+						x = exp2_approx(__fmaf_rn(x, log2_scale, -shift[i][e / 2]));
+						l[i][e / 2] += x;
 					}
-				l[i][h] += sum;
-			}
-
-		if (STAGES == 1) {
-			cp_wait<0>();
-			__syncthreads();
-			if (tiles.j >= 0) copy_k(tiles.j, 0);
-			cp_commit();
-		}
+		};
+		if (!kInterleave) exponentials(0, NT);
 #pragma unroll
 		for (int kk = 0; kk < BN / 16; kk++) {
+			if (kInterleave) exponentials(2 * kk, 2 * kk + 2);
 			uint32_t a[MT][4];
 #pragma unroll
 			for (int i = 0; i < MT; i++)
@@ -263,12 +260,23 @@ static __device__ __forceinline__ void flash_forward(const FlashParams &p) {
 		flash_forward<T, HD, BM, BN, WARPS, STAGES>(p); \
 	}
 
+#if defined(FLASH_SMALL_SHARED)
 FLASH(f16, F16, 64, 128, 64, 4, 2, 2)
 FLASH(f16, F16, 96, 128, 64, 4, 1, 2)
-FLASH(f16, F16, 128, 128, kTile128, 4, 1, 2)
-FLASH(f16, F16, 256, 64, 64, 4, 1, 2)
+FLASH(f16, F16, 128, 128, 32, 4, 1, 2)
+FLASH(f16, F16, 256, 64, 64, 4, 1, 1)
 FLASH(bf16, BF16, 64, 128, 64, 4, 2, 2)
 FLASH(bf16, BF16, 96, 128, 64, 4, 1, 2)
-FLASH(bf16, BF16, 128, 128, kTile128, 4, 1, 2)
-FLASH(bf16, BF16, 256, 64, 64, 4, 1, 2)
+FLASH(bf16, BF16, 128, 128, 32, 4, 1, 2)
+FLASH(bf16, BF16, 256, 64, 64, 4, 1, 1)
+#else
+FLASH(f16, F16, 64, 128, 128, 4, 2, 2)
+FLASH(f16, F16, 96, 128, 64, 4, 2, 2)
+FLASH(f16, F16, 128, 128, 64, 4, 1, 2)
+FLASH(f16, F16, 256, 128, 64, 8, 1, 1)
+FLASH(bf16, BF16, 64, 128, 128, 4, 2, 2)
+FLASH(bf16, BF16, 96, 128, 64, 4, 2, 2)
+FLASH(bf16, BF16, 128, 128, 64, 4, 1, 2)
+FLASH(bf16, BF16, 256, 128, 64, 8, 1, 1)
+#endif
 #endif
