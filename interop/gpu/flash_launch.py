@@ -112,9 +112,9 @@ SHORT = {torch.float16: "f16", torch.bfloat16: "bf16"}
 
 
 class Sm80:
-    """flash_sm80.cu. geometry: {dim: (queries of a block, threads, shared bytes)}."""
+    """flash_sm80.cu as built for 9.0. geometry: {dim: (queries of a block, threads, shared bytes)}."""
 
-    geometry = {64: (128, 128, 81920), 96: (128, 128, 73728), 128: (128, 128, 65536), 256: (128, 256, 131072)}
+    geometry = {64: (128, 128, 81920), 96: (128, 128, 73728), 128: (128, 128, 65536), 256: (64, 128, 98304)}
     prefix = "flash_sm80"
 
     def __init__(self, path, geometry=None):

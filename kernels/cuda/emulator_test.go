@@ -39,13 +39,13 @@ var builds = []build{
 }
 
 // attentionBuilds are those that the tiles of attention differ in.
-var attentionBuilds = []build{builds[0], {"sm_89", []string{"-DNF4_ARCH=890", "-DFLASH_SMALL_SHARED", "-O2"}}}
+var attentionBuilds = []build{builds[0], {"sm_80", []string{"-DNF4_ARCH=800", "-O2"}}, {"sm_89", []string{"-DNF4_ARCH=890", "-DFLASH_SMALL_SHARED", "-O2"}}}
 
 var compiled = map[string]*struct {
 	once sync.Once
 	path string
 	err  error
-}{"sanitized": {}, "sm_75": {}, "sm_89": {}}
+}{"sanitized": {}, "sm_75": {}, "sm_80": {}, "sm_89": {}}
 
 var scratch string
 

@@ -36,13 +36,22 @@ const FlashMaskBlock = 128
 type flashTile struct{ dim, q, k, warps, stages int }
 
 var (
-	flashTiles      = []flashTile{{64, 128, 128, 4, 2}, {96, 128, 64, 4, 2}, {128, 128, 64, 4, 1}, {256, 128, 64, 8, 1}}
+	flashTiles      = []flashTile{{64, 128, 128, 4, 2}, {96, 128, 64, 4, 2}, {128, 128, 64, 4, 1}, {256, 64, 64, 4, 1}}
+	flashTiles80    = []flashTile{{64, 128, 128, 4, 2}, {96, 128, 64, 4, 2}, {128, 128, 64, 4, 1}, {256, 128, 64, 8, 1}}
 	flashTilesSmall = []flashTile{{64, 128, 64, 4, 2}, {96, 128, 64, 4, 1}, {128, 128, 32, 4, 1}, {256, 64, 64, 4, 1}}
 )
 
-// smallShared are the images built with FLASH_SMALL_SHARED, for devices with 100 KB of
-// shared memory and those nobody knows yet.
-var smallShared = map[string]bool{"flash_sm_86.cubin": true, "flash_sm_89.cubin": true, "flash_sm_120.cubin": true, "flash_compute_80.ptx": true}
+// flashTilesOf are the tiles of an image: FLASH_SMALL_SHARED is for devices with 100 KB of
+// shared memory and for those nobody knows yet, which compile the PTX.
+func flashTilesOf(image string) []flashTile {
+	switch image {
+	case "flash_sm_80.cubin":
+		return flashTiles80
+	case "flash_sm_86.cubin", "flash_sm_89.cubin", "flash_sm_120.cubin", "flash_" + generic:
+		return flashTilesSmall
+	}
+	return flashTiles
+}
 
 // FlashLaunch is a kernel with its grid and block and its bytes of dynamic shared memory,
 // which the host allows first (above 48 KB).
@@ -59,11 +68,7 @@ func FlashSM80(image string, f kernels.Float, p *FlashParams) (FlashLaunch, bool
 	if f == kernels.F32 || p.Dim < 8 || p.Dim%8 != 0 {
 		return FlashLaunch{}, false
 	}
-	tiles := flashTiles
-	if smallShared[image] {
-		tiles = flashTilesSmall
-	}
-	for _, t := range tiles {
+	for _, t := range flashTilesOf(image) {
 		if int(p.Dim) > t.dim {
 			continue
 		}

@@ -259,10 +259,10 @@ func problems() []*attention {
 
 // imageOf is an image whose tiles are those that a build has.
 func imageOf(e *emulator) string {
-	if e.name == "sm_89" {
-		return "flash_sm_89.cubin"
+	if strings.HasPrefix(e.name, "sm_") {
+		return "flash_" + e.name + ".cubin"
 	}
-	return "flash_sm_80.cubin"
+	return "flash_sm_90.cubin"
 }
 
 // TestFlash holds the kernel against the definition, in several orders of threads and

@@ -8,11 +8,13 @@
 //	64    128  128  4      2        81920    128  64  4  2  49152
 //	96    128  64   4      2        73728    128  64  4  1  49152
 //	128   128  64   4      1        65536    128  32  4  1  49152
-//	256   128  64   8      1        131072   64   64  4  1  98304
+//	256   64   64   4      1        98304    64   64  4  1  98304
+//	256   128  64   8      1        131072   8.x: 164 KB, one block
 //
 // A block computes BM queries of one head; a warp owns BM/WARPS rows of the scores, so that
 // rows never cross warps. Tiles of keys are visited from the last to the first; within a
 // head, the tiles of queries as well, so that the long ones of a causal mask start first.
+// With a block mask, whose long rows can be anywhere, all heads of a row start together.
 // Tiles in shared memory have their 16-byte chunks permuted by row, so that neither copies
 // nor ldmatrix meet bank conflicts. The maximum that probabilities are taken against
 // follows the true one only when that is kLag octaves ahead: the accumulators are
@@ -56,8 +58,13 @@ static __device__ __forceinline__ void flash_forward(const FlashParams &p) {
 	constexpr bool kInterleave = HD < 128; // exponentials between the products with values
 
 	const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-	const int head = blockIdx.y, kv_head = head / (p.q_heads / p.kv_heads);
-	const int i0 = (int)(gridDim.x - 1 - blockIdx.x) * BM;
+	int tile = gridDim.x - 1 - blockIdx.x, head = blockIdx.y;
+	if (p.mask_offsets) { // all heads of a row together: one has no more to do than another
+		const uint32_t id = blockIdx.y * gridDim.x + blockIdx.x;
+		head = id % gridDim.y, tile = id / gridDim.y;
+		if (p.window_right == 0) tile = gridDim.x - 1 - tile;
+	}
+	const int i0 = tile * BM, kv_head = head / (p.q_heads / p.kv_heads);
 	const FlashSequence seq(p, blockIdx.z);
 	if (i0 >= seq.q) return;
 
@@ -273,10 +280,15 @@ FLASH(bf16, BF16, 256, 64, 64, 4, 1, 1)
 FLASH(f16, F16, 64, 128, 128, 4, 2, 2)
 FLASH(f16, F16, 96, 128, 64, 4, 2, 2)
 FLASH(f16, F16, 128, 128, 64, 4, 1, 2)
-FLASH(f16, F16, 256, 128, 64, 8, 1, 1)
 FLASH(bf16, BF16, 64, 128, 128, 4, 2, 2)
 FLASH(bf16, BF16, 96, 128, 64, 4, 2, 2)
 FLASH(bf16, BF16, 128, 128, 64, 4, 1, 2)
+#if NF4_ARCH >= 900
+FLASH(f16, F16, 256, 64, 64, 4, 1, 2)
+FLASH(bf16, BF16, 256, 64, 64, 4, 1, 2)
+#else
+FLASH(f16, F16, 256, 128, 64, 8, 1, 1)
 FLASH(bf16, BF16, 256, 128, 64, 8, 1, 1)
+#endif
 #endif
 #endif
