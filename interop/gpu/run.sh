@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, on a machine that has one: tests that must not be skipped
-# there, the codes of bitsandbytes' own kernels, kernel speeds, whole conversions, sanitizers.
+# there, the codes of bitsandbytes' own kernels, kernel speeds, attention beside torch's, whole
+# conversions, sanitizers.
 #
-#   interop/gpu/run.sh WORK [STEP...]      steps: devices tests codes kernels e2e8 e2e1 multi sanitize (default: all)
+#   interop/gpu/run.sh WORK [STEP...]      steps: devices tests codes kernels flash e2e8 e2e1 multi sanitize (default: all)
 #
 # Run from the root of the repository. Programs are taken from BIN when it is set (made by
 # `interop/gpu/run.sh build DIR`, on any machine with Go), else built. PYTHON is one with torch,
 # transformers, accelerate and bitsandbytes. FIXTURES limits the conversions of "codes" to some of
 # fixtures/arch. Prints a line per finding and closes with "N passed, N failed".
 set -uo pipefail
-[ $# -ge 1 ] || { sed -n '2,12p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,13p' "$0"; exit 2; }
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
 
@@ -18,7 +19,8 @@ build() { # build DIR
 	dir=$(cd "$1" && pwd)
 	CGO_ENABLED=0 go build -trimpath -o "$dir/nf4conv" ./cmd/nf4conv || return 1
 	CGO_ENABLED=0 go build -trimpath -o "$dir/bench" ./internal/bench || return 1
-	for p in kernels/cuda/driver convert/gpu; do
+	go run kernels/cuda/_pack/main.go -d kernels/cuda/bin/flash_sm_90.cubin.zst "$dir/flash_sm_90.cubin" || return 1
+	for p in kernels/cuda/driver kernels/cuda/attention convert/gpu; do
 		CGO_ENABLED=0 go test -c -trimpath -ldflags=-s -o "$dir/$(echo $p | tr / _).test" ./$p || return 1
 	done
 }
@@ -26,7 +28,7 @@ if [ "$1" = build ]; then build "$2"; exit; fi
 
 work=$1; shift
 mkdir -p "$work"; work=$(cd "$work" && pwd)
-steps=" ${*:-devices tests codes kernels e2e8 e2e1 multi sanitize} "
+steps=" ${*:-devices tests codes kernels flash e2e8 e2e1 multi sanitize} "
 if [ -z "${BIN:-}" ]; then BIN=$work/bin; build "$BIN" || exit 1; fi
 BIN=$(cd "$BIN" && pwd)
 PY=${PYTHON:-python3}
@@ -44,7 +46,7 @@ if has devices; then
 fi
 
 if has tests; then
-	for p in kernels/cuda/driver convert/gpu; do
+	for p in kernels/cuda/driver kernels/cuda/attention convert/gpu; do
 		(cd $p && NF4CONV_TEST_REQUIRE=cuda "$BIN/$(echo $p | tr / _).test" -test.run 'Device' -test.v >"$work/test.log" 2>&1)
 		rc=$?
 		grep -E '^(--- |    --- FAIL|ok|PASS|FAIL|panic)' "$work/test.log" | tail -n 12
@@ -72,6 +74,11 @@ if has codes; then
 	judge "$n conversions equal the CPU's" [ $differ = 0 ]
 	judge "codes of bitsandbytes' CUDA kernels" "$PY" interop/gpu/cuda_codes.py "${pairs[@]}"
 	rm -rf "$work/c" "$work/g"
+fi
+
+# The images for 9.0 run on nothing else.
+if has flash; then
+	judge "attention beside torch's" "$PY" interop/gpu/flash_bench.py --image "$BIN/flash_sm_90.cubin" check repeat speed textbook sparse flex memory
 fi
 
 if has kernels; then
@@ -154,6 +161,10 @@ if has sanitize; then
 		rc=$?
 		echo "$out" | grep -a 'ERROR SUMMARY\|=========.*[Ee]rror' | tail -n 3
 		judge "compute-sanitizer $tool" [ $rc = 0 ]
+		out=$(NF4CONV_TEST_REQUIRE=cuda timeout 120 compute-sanitizer --tool $tool $([ $tool = memcheck ] && echo --report-api-errors no) --error-exitcode 9 "$BIN/kernels_cuda_attention.test" -test.run 'Device/(bits|unseen|nan)' 2>&1)
+		rc=$?
+		echo "$out" | grep -a 'ERROR SUMMARY\|=========.*[Ee]rror' | tail -n 3
+		judge "compute-sanitizer $tool, attention" [ $rc = 0 ]
 	done
 fi
 echo "$passed passed, $failed failed"

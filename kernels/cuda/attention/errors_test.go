@@ -94,7 +94,7 @@ func TestParams(t *testing.T) {
 
 func TestLayouts(t *testing.T) {
 	b := open(t, cudatest.Open(t))
-	for name, make := range map[string]func() error{
+	for name, lay := range map[string]func() error{
 		"no starts":   func() error { _, err := b.k.NewSequences(nil, nil, nil); return err },
 		"unequal":     func() error { _, err := b.k.NewSequences([]int{0, 1}, []int{0, 1, 2}, nil); return err },
 		"descending":  func() error { _, err := b.k.NewSequences([]int{0, 2, 1}, []int{0, 1, 2}, nil); return err },
@@ -102,7 +102,7 @@ func TestLayouts(t *testing.T) {
 		"too long":    func() error { _, err := b.k.NewSequences([]int{0, 1}, []int{0, 1 << 30}, nil); return err },
 		"key lengths": func() error { _, err := b.k.NewSequences([]int{0, 1}, []int{0, 1}, []int{2}); return err },
 	} {
-		if err := make(); err == nil || errors.Is(err, attention.ErrUnsupported) {
+		if err := lay(); err == nil || errors.Is(err, attention.ErrUnsupported) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
@@ -113,7 +113,7 @@ func TestLayouts(t *testing.T) {
 	}
 }
 
-func TestOldDevice(t *testing.T) {
+func TestTooOld(t *testing.T) {
 	lib := cudatest.Open(t, "FAKECUDA_CC=7.5")
 	dev, err := lib.OpenDevice(0)
 	ok(t, err)

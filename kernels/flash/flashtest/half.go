@@ -11,17 +11,13 @@ import (
 	"github.com/nf4conv/nf4conv/kernels/flash"
 )
 
-// HalfCall is a call on operands in a half format. Params has them too, but for Out, which
-// is stored in Params.Out's place: the same elements at the same strides, all ones before.
+// HalfCall is a call on operands in a half format: what Params says, in bytes. Out has the
+// elements and strides of Params.Out, which is nil, and is all ones before; LSE is as in
+// Params.
 type HalfCall struct {
 	*flash.Params
-	Format     kernels.Float
-	QBytes     []byte
-	KBytes     []byte
-	VBytes     []byte
-	OutBytes   []byte
-	OutUnused  uint16 // what is between the elements of OutBytes and stays
-	Repetition int    // of the same call
+	Format                           kernels.Float
+	QBytes, KBytes, VBytes, OutBytes []byte
 }
 
 // HalfForward is an implementation that reads and writes half formats with float32 sums:
@@ -36,11 +32,11 @@ func RunHalf(t *testing.T, forward HalfForward, effort int) {
 	t.Run("features", func(t *testing.T) {
 		byKind := map[string]*errorsOf{}
 		for seed := range uint64(60 * effort) {
-			c := RandomHalf(seed, effort)
+			c := randomHalf(seed, effort)
 			if byKind[c.Kind] == nil {
 				byKind[c.Kind] = &errorsOf{}
 			}
-			byKind[c.Kind].merge(CheckHalf(t, forward, c, seed))
+			byKind[c.Kind].merge(checkHalf(t, forward, c, seed))
 		}
 		for kind, e := range byKind {
 			if err := e.halfVerdict(2, 1.5); err != "" {
@@ -58,7 +54,7 @@ func RunHalf(t *testing.T, forward HalfForward, effort int) {
 				}
 				c := &Case{Seqs: [][2]int{{sq, sk}}, Heads: 1, KVHeads: 1, Dim: []int{64, 96, 128, 256}[(i+3*j)%4], Format: []kernels.Float{kernels.F16, kernels.BF16}[j%2],
 					Causal: (i+j/2)%2 == 0, Kind: "normal", Rows: 12}
-				together.merge(CheckHalf(t, forward, c, uint64(100*i+j)))
+				together.merge(checkHalf(t, forward, c, uint64(100*i+j)))
 			}
 		}
 		if err := together.halfVerdict(2, 1.5); err != "" {
@@ -73,7 +69,6 @@ func RunHalf(t *testing.T, forward HalfForward, effort int) {
 			for j := range call.OutBytes {
 				call.OutBytes[j] = 0xff
 			}
-			call.Repetition = i
 			forward(t, call)
 			if first == nil {
 				first = append(first, call.OutBytes...)
@@ -93,7 +88,7 @@ func RunHalf(t *testing.T, forward HalfForward, effort int) {
 			{Seqs: [][2]int{{200, 200}}, Mask: flash.FromFunc(128, 128, 200, 200, func(i, j int) bool { return i == 1 && j == 0 })},
 		} {
 			c.Heads, c.KVHeads, c.Dim, c.Kind, c.Format = 4, 2, 64, "normal", kernels.BF16
-			CheckHalf(t, forward, c, uint64(i))
+			checkHalf(t, forward, c, uint64(i))
 		}
 	})
 	t.Run("nan", func(t *testing.T) {
@@ -120,8 +115,8 @@ func RunHalf(t *testing.T, forward HalfForward, effort int) {
 	})
 }
 
-// RandomHalf is a case with any options that half formats have.
-func RandomHalf(seed uint64, effort int) *Case {
+// randomHalf is a case with any options that half formats have.
+func randomHalf(seed uint64, effort int) *Case {
 	r := rand.New(rand.NewPCG(seed, 8))
 	one := func(n int) bool { return r.IntN(n) == 0 }
 	c := &Case{KVHeads: 1 + r.IntN(2), Dim: []int{8, 40, 64, 80, 96, 128, 192, 256}[r.IntN(8)], HeadsFirst: one(2), Causal: one(2),
@@ -167,7 +162,7 @@ func RandomHalf(seed uint64, effort int) *Case {
 
 // buildHalf puts a case into memory.
 func (c *Case) buildHalf(r *rand.Rand) (*HalfCall, *reference) {
-	call := &HalfCall{Params: &flash.Params{QStarts: []int{0}, KStarts: []int{0}}, Format: c.Format, OutUnused: 0xffff}
+	call := &HalfCall{Params: &flash.Params{QStarts: []int{0}, KStarts: []int{0}}, Format: c.Format}
 	p, ref := call.Params, &reference{c: c}
 	ref.Params = p
 	qn, kn := 0, 0
@@ -233,8 +228,8 @@ func (c *HalfCall) widen() []float32 {
 	return out
 }
 
-// CheckHalf runs one case and returns its errors.
-func CheckHalf(t *testing.T, forward HalfForward, c *Case, seed uint64) errorsOf {
+// checkHalf runs one case and returns its errors.
+func checkHalf(t *testing.T, forward HalfForward, c *Case, seed uint64) errorsOf {
 	t.Helper()
 	r := rand.New(rand.NewPCG(seed, 78))
 	call, ref := c.buildHalf(r)
@@ -295,7 +290,7 @@ func (c *Case) attendHalf(r *reference, b, i, h int) []float32 {
 	x, top := make([]float32, sk), float32(math.Inf(-1))
 	for j := range x {
 		for d, v := range r.k[((k0+j)*c.KVHeads+hk)*c.Dim:][:c.Dim] {
-			x[j] += float32(q[d] * v)
+			x[j] += q[d] * v
 		}
 	}
 	if c.Softcap != 0 {
@@ -326,7 +321,7 @@ func (c *Case) attendHalf(r *reference, b, i, h int) []float32 {
 	x, _ = c.widen(x)
 	for j, p := range x {
 		for d, v := range r.v[((k0+j)*c.KVHeads+hk)*c.Dim:][:c.Dim] {
-			out[d] += float32(p * v)
+			out[d] += p * v
 		}
 	}
 	out, _ = c.widen(out)
