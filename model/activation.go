@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/kernels/vexp"
 )
 
 // Activation is the nonlinearity of a feed-forward block.
@@ -35,26 +36,22 @@ func activationOf(name string) (Activation, error) {
 	return a, nil
 }
 
+// root is sqrt(2/pi), of the approximation of GELU.
+const root = math.Sqrt2 / math.SqrtPi
+
 func (a Activation) apply(x []float32) {
 	switch a {
 	case Identity:
 	case SiLU:
-		for i, v := range x {
-			x[i] = float32(float64(v) / (1 + math.Exp(-float64(v))))
-		}
+		vexp.Gate(x, 1, 0)
 	case GELU:
 		for i, v := range x {
 			x[i] = float32(0.5 * float64(v) * math.Erfc(-float64(v)/math.Sqrt2))
 		}
 	case GELUTanh:
-		for i, v := range x {
-			y := float64(v)
-			x[i] = float32(0.5 * y * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(y+0.044715*y*y*y))))
-		}
+		vexp.Gate(x, 2*root, 2*root*0.044715)
 	case QuickGELU:
-		for i, v := range x {
-			x[i] = float32(float64(v) / (1 + math.Exp(-1.702*float64(v))))
-		}
+		vexp.Gate(x, 1.702, 0)
 	case ReLU:
 		for i, v := range x {
 			if v < 0 {
