@@ -19,6 +19,9 @@ type RunOptions struct {
 	// Mask restricts attention to blocks of scores, in every layer and for every sequence, in
 	// addition to what the model masks. It must cover the longest sequence.
 	Mask *flash.BlockMask
+	// Beside is a pass that takes its steps in turn with this one, never at the same time, so
+	// that both may use the same threads, scratch memory and room for the weights of a layer.
+	Beside *Pass
 }
 
 // Forward takes sequences through the model and returns the final hidden state [tokens,
@@ -66,7 +69,13 @@ func (m *Model) Start(sequences []Sequence, o RunOptions) (*Pass, error) {
 		return nil, m.wrap(err)
 	}
 	e := newEngine(m.options.Threads)
-	p := &Pass{model: m, engine: e, loader: m.loader(e), sequences: sequences, groups: groups(sequences), mask: o.Mask, tables: map[turnsKey]*turns{}}
+	l := m.loader(e)
+	if o.Beside != nil {
+		e = o.Beside.engine
+		l = m.loader(e)
+		l.room = o.Beside.loader.room
+	}
+	p := &Pass{model: m, engine: e, loader: l, sequences: sequences, groups: groups(sequences), mask: o.Mask, tables: map[turnsKey]*turns{}}
 	for _, s := range sequences {
 		p.tokens += len(s.IDs)
 		p.longest = max(p.longest, s.Start+len(s.IDs))

@@ -17,6 +17,11 @@ type loader struct {
 	prefix string // what "@" stands for
 	engine *engine
 	lowRank
+	*room
+}
+
+// room is the memory of a loader; another one may use it after a reset.
+type room struct {
 	arena []byte
 	used  int
 	need  int    // bytes asked for since the last reset, or expected
@@ -130,34 +135,37 @@ func (l *loader) find(s *Linear) (t weights.Tensor, off int64, turned bool, err 
 
 func isFourBit(t weights.Tensor) bool { return t.Storage() == "nf4" || t.Storage() == "fp4" }
 
-func (l *loader) linear(s *Linear) (*linear, error) {
+func (l *loader) linear(s *Linear) (*linear, error) { return l.slice(s, 0, s.Out) }
+
+// slice is the part of a layer that makes the outputs from o0 to o1.
+func (l *loader) slice(s *Linear, o0, o1 int) (*linear, error) {
 	t, off, turned, err := l.find(s)
 	if err != nil {
 		return nil, err
 	}
-	f := t.Format()
+	f, out := t.Format(), o1-o0
 	if n := int64(s.In) * int64(s.Out) * int64(f.Size()); n > math.MaxInt {
 		return nil, fault.Inputf("tensor %q: %d bytes are too many for a machine with addresses of %d bits", t.Name(), n, strconv.IntSize)
 	}
-	stored := l.bytes(s.In * s.Out * f.Size())
-	raw := stored
+	stored := l.bytes(s.In * out * f.Size())
 	if turned {
-		l.turn = slices.Grow(l.turn[:0], len(stored))
-		raw = l.turn[:len(stored)]
-	}
-	if err := l.read(raw, t, off, f.Size()); err != nil {
+		l.turn = slices.Grow(l.turn[:0], s.In*s.Out*f.Size())
+		raw := l.turn[:s.In*s.Out*f.Size()]
+		if err := l.read(raw, t, off, f.Size()); err != nil {
+			return nil, err
+		}
+		transpose(l.engine, stored, raw, s.In, s.Out, f.Size(), o0, o1)
+	} else if err := l.read(stored, t, off+int64(o0)*int64(s.In), f.Size()); err != nil {
 		return nil, err
 	}
-	if turned {
-		transpose(l.engine, stored, raw, s.In, s.Out, f.Size())
-	}
-	r := &linear{Linear: s, w: gemm.Stored(stored, f, s.Out, s.In)}
+	r := &linear{Linear: s, w: gemm.Stored(stored, f, out, s.In)}
 	if s.Bias != "" {
 		if r.bias, err = l.bias(s); err != nil {
 			return nil, err
 		}
+		r.bias = r.bias[o0:o1]
 	}
-	return r, l.adapt(r, t.Name())
+	return r, l.adapt(r, t.Name(), o0, o1)
 }
 
 func (l *loader) bias(s *Linear) ([]float32, error) {
@@ -172,8 +180,9 @@ func (l *loader) bias(s *Linear) ([]float32, error) {
 	return v, t.ReadF32(v, int64(s.Index*s.Out))
 }
 
-// adapt adds the adapter of a layer, its factor multiplied into B.
-func (l *loader) adapt(r *linear, weight string) error {
+// adapt adds the adapter of a layer, its factor multiplied into B, for the outputs from o0 to
+// o1.
+func (l *loader) adapt(r *linear, weight string, o0, o1 int) error {
 	if l.lowRank == nil {
 		return nil
 	}
@@ -184,11 +193,11 @@ func (l *loader) adapt(r *linear, weight string) error {
 	if r.Stack > 0 || len(low.A) != low.Rank*r.In || len(low.B) != low.Rank*r.Out {
 		return fault.Inputf("adapter of %q: rank %d, %d and %d elements for a layer of %d inputs and %d outputs", weight, low.Rank, len(low.A), len(low.B), r.In, r.Out)
 	}
-	b := make([]float32, len(low.B))
-	for i, v := range low.B {
+	b := make([]float32, (o1-o0)*low.Rank)
+	for i, v := range low.B[o0*low.Rank : o1*low.Rank] {
 		b[i] = v * low.Scale
 	}
-	r.a, r.b = gemm.F32(low.A, low.Rank, r.In), gemm.F32(b, r.Out, low.Rank)
+	r.a, r.b = gemm.F32(low.A, low.Rank, r.In), gemm.F32(b, o1-o0, low.Rank)
 	return nil
 }
 
@@ -212,12 +221,13 @@ func (l *loader) read(raw []byte, t weights.Tensor, off int64, size int) error {
 	return first
 }
 
-// transpose turns [rows, cols] into [cols, rows], elements of size bytes.
-func transpose(e *engine, dst, src []byte, rows, cols, size int) {
-	e.rows(cols, func(c0, c1 int) {
+// transpose turns the columns from c0 to c1 of [rows, cols] into [c1-c0, rows], elements of
+// size bytes.
+func transpose(e *engine, dst, src []byte, rows, cols, size, c0, c1 int) {
+	e.rows(c1-c0, func(d0, d1 int) {
 		for r := range rows {
-			for c := c0; c < c1; c++ {
-				copy(dst[(c*rows+r)*size:][:size], src[(r*cols+c)*size:][:size])
+			for d := d0; d < d1; d++ {
+				copy(dst[(d*rows+r)*size:][:size], src[(r*cols+c0+d)*size:][:size])
 			}
 		}
 	})

@@ -71,7 +71,7 @@ func (m *Model) Width() int {
 }
 
 func (m *Model) loader(e *engine) *loader {
-	return &loader{set: m.set, prefix: m.prefix, engine: e, lowRank: m.options.LowRank}
+	return &loader{set: m.set, prefix: m.prefix, engine: e, lowRank: m.options.LowRank, room: &room{}}
 }
 
 // findPrefix finds out what "@" stands for by the token embedding.

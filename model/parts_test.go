@@ -233,7 +233,7 @@ func TestAdapter(t *testing.T) {
 		return &LowRank{A: a, B: b, Rank: rank, Scale: 0.5}
 	}}
 	r := &linear{Linear: &Linear{Weight: "w", In: in, Out: out, Stack: 0}, w: gemm.F32(w, out, in)}
-	if err := l.adapt(r, "w"); err != nil {
+	if err := l.adapt(r, "w", 0, r.Out); err != nil {
 		t.Fatal(err)
 	}
 	got := make([]float32, rows*out)

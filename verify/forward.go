@@ -59,7 +59,7 @@ func (s *states) walk(ctx context.Context, base, candidate *hf.Checkpoint, o Opt
 	if err != nil {
 		return err
 	}
-	q, err := s.candidate.Start(o.Text.Sequences, model.RunOptions{Mask: o.Mask})
+	q, err := s.candidate.Start(o.Text.Sequences, model.RunOptions{Mask: o.Mask, Beside: p})
 	if err != nil {
 		return err
 	}
@@ -135,14 +135,14 @@ func (r *Result) logits(ctx context.Context, base, candidate *hf.Checkpoint, s *
 		return notRun, err
 	}
 	r.Causal = s.base.Spec().Causal
-	p, err := s.base.Project()
+	p, err := s.base.Slices(s.x)
 	if err == nil {
-		var q *model.Projection
-		if q, err = s.candidate.Project(); err == nil {
+		var q *model.Slices
+		if q, err = s.candidate.Slices(s.y); err == nil {
 			if p.Vocab() != q.Vocab() {
 				return fmt.Sprintf("the candidate has a vocabulary of %d tokens; expected %d", q.Vocab(), p.Vocab()), nil
 			}
-			return "", r.score(ctx, p, q, s.x, s.y, s.base.Spec().Causal, o)
+			return "", r.score(ctx, p, q, s.base.Spec().Causal, o)
 		}
 	}
 	if fault.ClassOf(err) == fault.Input {
@@ -151,34 +151,46 @@ func (r *Result) logits(ctx context.Context, base, candidate *hf.Checkpoint, s *
 	return "", err
 }
 
-// score applies the heads to some rows at a time.
-func (r *Result) score(ctx context.Context, p, q *model.Projection, x, y []float32, causal bool, o Options) error {
+// sliceTokens is how many tokens of the vocabulary are scored at a time: the head is read
+// once, and never whole in memory. It shifts the last digits of figures.
+const sliceTokens = 4096
+
+// score goes through the vocabulary, and through all rows for every slice of it, some at a
+// time.
+func (r *Result) score(ctx context.Context, p, q *model.Slices, causal bool, o Options) error {
 	next := following(o.Text, causal)
-	vocab, width := p.Vocab(), len(x)/o.Text.Tokens
+	vocab := p.Vocab()
 	memory := o.Memory
 	if memory <= 0 {
-		memory = 64 << 20
+		memory = 15 << 20 // 960 rows, which the product packs together
 	}
-	step := max(1, min(o.Text.Tokens, memory/4/vocab))
-	a, b := make([]float32, step*vocab), make([]float32, step*vocab)
-	tokens := make([]metric.Token, step)
-	var all metric.Logits
-	for first := 0; first < o.Text.Tokens; first += step {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("computing logits: %w", err)
+	width := min(sliceTokens, vocab)
+	step := max(1, min(o.Text.Tokens, memory/4/width))
+	a, b := make([]float32, step*width), make([]float32, step*width)
+	tokens := make([]metric.Partial, o.Text.Tokens)
+	for v0 := 0; v0 < vocab; v0 += width {
+		n := min(width, vocab-v0)
+		if err := errors.Join(p.Load(v0, v0+n), q.Load(v0, v0+n)); err != nil {
+			return err
 		}
-		n := min(step, o.Text.Tokens-first)
-		p.Logits(a[:n*vocab], x[first*width:][:n*width], n)
-		q.Logits(b[:n*vocab], y[first*width:][:n*width], n)
-		each(o.Threads, n, func(i int) {
-			if k := next[first+i]; k > ignored {
-				tokens[i] = metric.Compare(a[i*vocab:][:vocab], b[i*vocab:][:vocab], k)
+		for first := 0; first < o.Text.Tokens; first += step {
+			if err := ctx.Err(); err != nil {
+				return fmt.Errorf("computing logits: %w", err)
 			}
-		})
-		for i := range n {
-			if k := next[first+i]; k > ignored {
-				all.Add(tokens[i], k >= 0)
-			}
+			rows := min(step, o.Text.Tokens-first)
+			p.Logits(a, first, rows)
+			q.Logits(b, first, rows)
+			each(o.Threads, rows, func(i int) {
+				if k := next[first+i]; k > ignored {
+					tokens[first+i].Add(v0, a[i*n:][:n], b[i*n:][:n], k)
+				}
+			})
+		}
+	}
+	var all metric.Logits
+	for i := range tokens {
+		if k := next[i]; k > ignored {
+			all.Add(tokens[i].Token(), k >= 0)
 		}
 	}
 	r.summarize(&all)

@@ -26,7 +26,7 @@ type Options struct {
 	Attention string
 	// Threads compute; 0: one per CPU. It changes no results.
 	Threads int
-	// Memory is how many bytes of logits of each model are held at a time; 0: 64 MiB.
+	// Memory is how many bytes of logits of each model are held at a time; 0: 15 MiB.
 	Memory int
 	// Begin is called as a stage begins; nil: not.
 	Begin func(stage string)

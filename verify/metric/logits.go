@@ -23,64 +23,9 @@ type Token struct {
 // token that follows, -1 if there is none: Base and Candidate are then 0 and not to be used.
 // Logits that are not finite give a KLD that is not a number.
 func Compare(base, candidate []float32, next int) Token {
-	p, q := lse(base), lse(candidate)
-	var t Token
-	for i, x := range base {
-		lp := float64(x) - p
-		lq := float64(candidate[i]) - q
-		t.KLD += float64(math.Exp(lp) * (lp - lq))
-	}
-	if math.IsInf(t.KLD, 0) {
-		t.KLD = math.NaN()
-	}
-	if next >= 0 {
-		t.Base, t.Candidate = p-float64(base[next]), q-float64(candidate[next])
-	}
-	a, b := top(base), top(candidate)
-	if a[0] == b[0] {
-		t.Same1 = 1
-	}
-	n, same := min(Top, len(base)), 0
-	for _, x := range a[:n] {
-		for _, y := range b[:n] {
-			if x == y {
-				same++
-			}
-		}
-	}
-	t.Same5 = float64(same) / float64(n)
-	return t
-}
-
-// lse is ln sum exp(x).
-func lse(x []float32) float64 {
-	largest := math.Inf(-1)
-	for _, v := range x {
-		largest = max(largest, float64(v))
-	}
-	sum := 0.0
-	for _, v := range x {
-		sum += math.Exp(float64(v) - largest)
-	}
-	return largest + math.Log(sum)
-}
-
-// top are the indices of the largest values, largest first, the first one on a tie.
-func top(x []float32) [Top]int {
-	var best [Top]int
-	n := 0
-	for i, v := range x {
-		if n == Top && !(v > x[best[n-1]]) {
-			continue
-		}
-		k := min(n, Top-1)
-		for ; k > 0 && v > x[best[k-1]]; k-- {
-			best[k] = best[k-1]
-		}
-		best[k] = i
-		n = min(n+1, Top)
-	}
-	return best
+	var p Partial
+	p.Add(0, base, candidate, next)
+	return p.Token()
 }
 
 // Logits are the statistics of scored tokens. The zero value is empty.

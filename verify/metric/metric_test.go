@@ -1,8 +1,10 @@
 package metric
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -62,7 +64,7 @@ func TestCompare(t *testing.T) {
 }
 
 func TestTop(t *testing.T) {
-	if got, want := top([]float32{1, 7, 7, 0, 3, 9, 2, 3}), [Top]int{5, 1, 2, 4, 7}; got != want {
+	if got, want := topOf(1, 7, 7, 0, 3, 9, 2, 3), [Top]int{5, 1, 2, 4, 7}; got != want {
 		t.Errorf("top %v, want %v", got, want)
 	}
 }
@@ -115,4 +117,86 @@ func TestMerge(t *testing.T) {
 			t.Errorf("%s: %v in parts, %v as a whole", c.what, c.got, c.want)
 		}
 	}
+}
+
+func topOf(x ...float32) (index [Top]int) {
+	var b best
+	b.add(0, x)
+	for i, k := range b.index {
+		index[i] = int(k)
+	}
+	return index
+}
+
+// TestPartial: a vocabulary in parts gives what it gives as a whole, by the definition.
+func TestPartial(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for range 200 {
+		n := 5 + rnd.IntN(3000)
+		a, b := make([]float32, n), make([]float32, n)
+		for i := range a {
+			a[i] = float32(rnd.NormFloat64()*3 + 40*math.Sin(float64(i)/500))
+			b[i] = a[i] + float32(rnd.NormFloat64()/10)
+			if rnd.IntN(20) == 0 {
+				b[i] = b[rnd.IntN(i+1)] // ties
+			}
+		}
+		next := rnd.IntN(n+1) - 1
+		want := definition(a, b, next)
+		var p Partial
+		for at := 0; at < n; {
+			k := min(n-at, rnd.IntN(1000))
+			p.Add(at, a[at:at+k], b[at:at+k], next)
+			at += k
+		}
+		for _, got := range []Token{p.Token(), Compare(a, b, next)} {
+			if math.Abs(got.KLD-want.KLD) > 1e-12 || math.Abs(got.Base-want.Base) > 1e-12 || math.Abs(got.Candidate-want.Candidate) > 1e-12 {
+				t.Fatalf("%d tokens: %+v, want %+v", n, got, want)
+			}
+			if got.Same1 != want.Same1 || math.Abs(got.Same5-want.Same5) > 1e-12 {
+				t.Fatalf("%d tokens: same %v %v, want %v %v", n, got.Same1, got.Same5, want.Same1, want.Same5)
+			}
+		}
+		if k := Compare(a, a, next); k.KLD != 0 || k.Same1 != 1 || k.Same5 != 1 {
+			t.Fatalf("a distribution against itself: %+v", k)
+		}
+	}
+}
+
+// definition is what Token says, term by term.
+func definition(base, candidate []float32, next int) Token {
+	lse := func(x []float32) float64 {
+		sum := 0.0
+		for _, v := range x {
+			sum += math.Exp(float64(v))
+		}
+		return math.Log(sum)
+	}
+	p, q := lse(base), lse(candidate)
+	var t Token
+	for i, v := range base {
+		lp := float64(v) - p
+		t.KLD += math.Exp(lp) * (lp - (float64(candidate[i]) - q))
+	}
+	if next >= 0 {
+		t.Base, t.Candidate = p-float64(base[next]), q-float64(candidate[next])
+	}
+	order := func(x []float32) []int {
+		index := make([]int, len(x))
+		for i := range index {
+			index[i] = i
+		}
+		slices.SortStableFunc(index, func(i, k int) int { return cmp.Compare(x[k], x[i]) })
+		return index[:Top]
+	}
+	a, b := order(base), order(candidate)
+	if a[0] == b[0] {
+		t.Same1 = 1
+	}
+	for _, k := range a {
+		if slices.Contains(b, k) {
+			t.Same5 += 1.0 / Top
+		}
+	}
+	return t
 }
