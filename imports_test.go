@@ -39,7 +39,7 @@ var layers = map[string]string{
 	"compare":                        "kernels nf4 arch internal formats weights +golang.org/x/sync",
 	"internal":                       "internal +golang.org/x/sys +lukechampine.com/blake3 +github.com/zeebo/blake3",
 	"internal/tokenids":              "formats/tokenizer",
-	"internal/bench":                 "fixtures internal",
+	"internal/bench":                 "fixtures kernels model internal formats verify/metric",
 	"internal/kernelbench":           "kernels nf4",
 	"fixtures":                       "",
 	"model":                          "kernels arch internal formats weights",

@@ -9,6 +9,10 @@
 //	                                                     write a LoRA adapter for the checkpoint
 //	go run ./internal/bench merge DIR -adapter DIR [-binary FILE] [-runs N] [-- FLAGS]
 //	                                                     merge it and print the figures
+//	go run ./internal/bench verify BASE -candidate DIR [-tokens N] [-length N] [-binary FILE] [-- FLAGS]
+//	                                                     verify a conversion of it and print the figures
+//	go run ./internal/bench forward DIR [-tokens N] [-logits] [-runs N] [-threads N]
+//	                                                     forward passes in this process, as one line of JSON
 //
 // The figures that were seen are in docs/benchmarks.md.
 package main
@@ -19,6 +23,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 
 	"github.com/nf4conv/nf4conv/fixtures"
 )
@@ -30,7 +35,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("expected: model DIR [-shape 1b|8b] [-layers N] | adapter DIR [-shape 1b|8b] [-rank N] | quantize DIR [-binary FILE] [-runs N] [-- FLAGS OF nf4conv quantize] | merge DIR -adapter DIR [-binary FILE] [-runs N] [-- FLAGS OF nf4conv merge]")
+var errUsage = errors.New("expected: model DIR [-shape 1b|8b] [-layers N] | adapter DIR [-shape 1b|8b] [-rank N] | quantize DIR [-binary FILE] [-runs N] [-- FLAGS OF nf4conv quantize] | merge DIR -adapter DIR [-binary FILE] [-runs N] [-- FLAGS OF nf4conv merge] | verify BASE -candidate DIR [-tokens N] [-length N] [-binary FILE] [-- FLAGS OF nf4conv verify] | forward DIR [-tokens N] [-logits] [-runs N] [-threads N]")
 
 func run(ctx context.Context, args []string) error {
 	if len(args) < 2 {
@@ -78,6 +83,27 @@ func run(ctx context.Context, args []string) error {
 			flags = append([]string{"--adapter", *adapter}, flags...)
 		}
 		return convert(ctx, verb, dir, *binary, *runs, flags)
+	case "verify":
+		v := verification{base: dir}
+		f.StringVar(&v.candidate, "candidate", "", "the conversion")
+		f.IntVar(&v.tokens, "tokens", 16384, "in all, random ones")
+		f.IntVar(&v.length, "length", 512, "tokens of a sequence")
+		f.StringVar(&v.binary, "binary", "", "the program to measure; built when not given")
+		if err := f.Parse(args); err != nil {
+			return err
+		}
+		v.flags = f.Args()
+		return v.run(ctx)
+	case "forward":
+		w := forwards{dir: dir}
+		f.IntVar(&w.tokens, "tokens", 512, "of one sequence, random ones")
+		f.BoolVar(&w.logits, "logits", false, "with the logits of every token")
+		f.IntVar(&w.runs, "runs", 3, "after one that does not count; the median counts")
+		f.IntVar(&w.threads, "threads", runtime.NumCPU(), "that compute")
+		if err := f.Parse(args); err != nil {
+			return err
+		}
+		return w.run(ctx, os.Stdout)
 	}
 	return errUsage
 }

@@ -2,5 +2,10 @@
 
 package main
 
-// privateMemory is not measured on this system.
-func privateMemory(int) int64 { return 0 }
+// memory is not measured on this system.
+type memory struct{ private, highest int64 }
+
+func watch(_ int, stop <-chan struct{}, peak chan<- memory) {
+	<-stop
+	peak <- memory{}
+}

@@ -42,13 +42,8 @@ func convert(ctx context.Context, verb, model, binary string, runs int, flags []
 		return err
 	}
 	defer os.RemoveAll(tmp) //nolint:errcheck // a temporary directory
-	if binary == "" {
-		binary = filepath.Join(tmp, "nf4conv")
-		build := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/nf4conv")
-		build.Env, build.Stderr = append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
-		if err := build.Run(); err != nil {
-			return fmt.Errorf("building nf4conv: %w", err)
-		}
+	if binary, err = program(ctx, binary, tmp); err != nil {
+		return err
 	}
 	if err := warm(model); err != nil {
 		return err
@@ -72,6 +67,20 @@ func convert(ctx context.Context, verb, model, binary string, runs int, flags []
 	fmt.Printf("median  %.2f s, %.2f GB/s of input; %.2f s, %.2f GB/s to the last write\n", wall.Seconds(), rate(wall), converted.Seconds(), rate(converted))
 	fmt.Printf("memory  %s private at most\n", units.IBytes(anon))
 	return nil
+}
+
+// program is the binary to measure, built in dir when none is given.
+func program(ctx context.Context, binary, dir string) (string, error) {
+	if binary != "" {
+		return binary, nil
+	}
+	binary = filepath.Join(dir, "nf4conv")
+	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/nf4conv")
+	build.Env, build.Stderr = append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
+	if err := build.Run(); err != nil {
+		return "", fmt.Errorf("building nf4conv: %w", err)
+	}
+	return binary, nil
 }
 
 func median(all []measurement, of func(measurement) time.Duration) time.Duration {
@@ -123,32 +132,16 @@ func measure(ctx context.Context, verb, binary, model, out string, flags []strin
 	if err := c.Start(); err != nil {
 		return m, err
 	}
-	stop, peak := make(chan struct{}), make(chan int64)
+	stop, peak := make(chan struct{}), make(chan memory)
 	go watch(c.Process.Pid, stop, peak)
 	derr := json.NewDecoder(stdout).Decode(&m.doc)
 	err = c.Wait()
 	m.wall = time.Since(began)
 	close(stop)
-	m.anon = <-peak
+	m.anon = (<-peak).private
 	m.converted = m.doc.Result.Converted
 	if err != nil {
 		return m, fmt.Errorf("nf4conv: %w", err)
 	}
 	return m, derr
-}
-
-// watch samples the private memory of a process until stop is closed.
-func watch(pid int, stop <-chan struct{}, peak chan<- int64) {
-	var highest int64
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-stop:
-			peak <- highest
-			return
-		case <-tick.C:
-			highest = max(highest, privateMemory(pid))
-		}
-	}
 }
