@@ -1,6 +1,9 @@
 package weights
 
 import (
+	"slices"
+	"sync"
+
 	"github.com/nf4conv/nf4conv/doublequant"
 	"github.com/nf4conv/nf4conv/formats/bnb"
 	"github.com/nf4conv/nf4conv/formats/hf"
@@ -40,7 +43,9 @@ func (f *fourBit) ReadF32(dst []float32, off int64) error {
 	}
 	q := &f.w.QuantState
 	bs := int64(q.BlockSize)
-	packed, scales, err := f.readBlocks(int64(len(dst)), off)
+	b := blocks.Get().(*blockBuffers) //nolint:errcheck // nothing else is in it
+	defer blocks.Put(b)
+	packed, scales, err := f.readBlocks(b, int64(len(dst)), off)
 	if err != nil {
 		return err
 	}
@@ -61,22 +66,39 @@ func (f *fourBit) ReadF32(dst []float32, off int64) error {
 	return nil
 }
 
+// blockBuffers are what a read of blocks needs besides its result. They are kept: a layer is
+// some hundred reads, and what they would leave behind half a model.
+type blockBuffers struct {
+	packed, codes, raw []byte
+	scales, nested     []float32
+}
+
+var blocks = sync.Pool{New: func() any { return new(blockBuffers) }}
+
+// sized is a slice of n elements, with anything in it, that stays in *s.
+func sized[T any](s *[]T, n int64) []T {
+	*s = slices.Grow((*s)[:0], int(n))[:n]
+	return *s
+}
+
 // readBlocks reads what n elements from off on need: whole bytes, and the scales of whole
-// blocks.
-func (f *fourBit) readBlocks(n, off int64) (packed []byte, scales []float32, err error) {
+// blocks. Both are valid as long as b is not used again.
+func (f *fourBit) readBlocks(b *blockBuffers, n, off int64) (packed []byte, scales []float32, err error) {
 	bs := int64(f.w.QuantState.BlockSize)
 	b0, b1 := off/bs, (off+n-1)/bs+1
-	scales = make([]float32, b1-b0)
-	if err := f.readScales(scales, b0); err != nil {
+	scales = sized(&b.scales, b1-b0)
+	if err := f.readScales(b, scales, b0); err != nil {
 		return nil, nil, err
 	}
-	packed = make([]byte, (off%2+n+1)/2)
+	packed = sized(&b.packed, (off%2+n+1)/2)
 	return packed, scales, f.w.Packed.ReadAt(packed, off/2)
 }
 
 // read is Read of values from the start of a block on.
 func (f *fourBit) read(dst []byte, n, off int64) error {
-	packed, scales, err := f.readBlocks(n, off)
+	b := blocks.Get().(*blockBuffers) //nolint:errcheck // nothing else is in it
+	defer blocks.Put(b)
+	packed, scales, err := f.readBlocks(b, n, off)
 	if err != nil {
 		return err
 	}
@@ -86,10 +108,10 @@ func (f *fourBit) read(dst []byte, n, off int64) error {
 }
 
 // readScales reconstructs the absmax of len(dst) blocks from block on.
-func (f *fourBit) readScales(dst []float32, block int64) error {
+func (f *fourBit) readScales(b *blockBuffers, dst []float32, block int64) error {
 	q := &f.w.QuantState
 	if !q.Nested {
-		buf := make([]byte, 4*len(dst))
+		buf := sized(&b.raw, 4*int64(len(dst)))
 		if err := f.w.Absmax.ReadAt(buf, 4*block); err != nil {
 			return err
 		}
@@ -97,13 +119,13 @@ func (f *fourBit) readScales(dst []float32, block int64) error {
 		return nil
 	}
 	g0, g1 := block/doublequant.BlockSize, (block+int64(len(dst))-1)/doublequant.BlockSize+1
-	buf := make([]byte, 4*(g1-g0))
+	buf := sized(&b.raw, 4*(g1-g0))
 	if err := f.w.NestedAbsmax.ReadAt(buf, 4*g0); err != nil {
 		return err
 	}
-	nested := make([]float32, g1-g0)
+	nested := sized(&b.nested, g1-g0)
 	cast.ToF32(nested, buf, kernels.F32)
-	codes := make([]byte, len(dst))
+	codes := sized(&b.codes, int64(len(dst)))
 	if err := f.w.Absmax.ReadAt(codes, block); err != nil {
 		return err
 	}
