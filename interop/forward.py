@@ -25,6 +25,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers as tf  # noqa: E402
 
+from safetensors.torch import load_file, save_file  # noqa: E402
+
 import make_models  # noqa: E402
 
 tf.logging.set_verbosity_error()
@@ -128,6 +130,33 @@ def variants():
     for name, kw in [("falcon-new", dict(new_decoder_architecture=True, num_kv_heads=2, bias=True)), ("falcon-new-one-norm", dict(new_decoder_architecture=True, num_kv_heads=2, num_ln_in_parallel_attn=1)),
                      ("falcon-mha", dict(multi_query=False)), ("falcon-sequential", dict(parallel_attn=False, multi_query=False))]:
         v[name] = ("FalconForCausalLM", "FalconConfig", dict(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, **kw, **make_models.COMMON), B)
+    v["internlm2"] = lm("Llama", attention_bias=True, head_dim=32, **rope("dynamic", factor=2.0), max_position_embeddings=24)
+    v["internlm2-plain"] = lm("Llama", num_attention_heads=6, num_key_value_heads=3, hidden_size=96, head_dim=16, dtype=F)
+    v["phimoe-options"] = lm("Phimoe", num_local_experts=6, router_jitter_noise=0.3, attention_bias=True, lm_head_bias=True, sliding_window=9, dtype=F)
+    v["phimoe-long"] = lm("Phimoe", num_local_experts=4, original_max_position_embeddings=16, dtype=F, rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0, "short_mscale": 1.1, "long_mscale": 1.3,
+        "factor": 8.0, "original_max_position_embeddings": 16, "short_factor": long["short_factor"], "long_factor": long["long_factor"]})
+    modern = make_models.table()["modernbert"][2]
+    v["modernbert-window"] = ("ModernBertForMaskedLM", "ModernBertConfig", dict(modern, num_hidden_layers=4, local_attention=10, attention_bias=True, mlp_bias=True, norm_bias=True, classifier_bias=True, decoder_bias=False, hidden_activation="silu"), F)
+    v["modernbert-seq"] = ("ModernBertForSequenceClassification", "ModernBertConfig", dict(modern, num_labels=4), F)
+    v["modernbert-tokens"] = ("ModernBertForTokenClassification", "ModernBertConfig", dict(modern, num_labels=5), F)
+    for cls, config, kw in [("Mistral", "Mistral", decoder(num_labels=5)), ("Gemma2", "Gemma2", decoder(head_dim=32, num_labels=2)), ("Phi3", "Phi3", decoder(pad_token_id=2, num_labels=3)),
+                            ("Mixtral", "Mixtral", decoder(num_local_experts=4, num_labels=3)), ("GPTNeoX", "GPTNeoX", decoder(num_labels=3)), ("OPT", "OPT", dict(hidden_size=128, ffn_dim=192, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128, word_embed_proj_dim=64, num_labels=3, **make_models.COMMON))]:
+        v[config.lower() + "-seq"] = (cls + "ForSequenceClassification", config + "Config", kw, F)
+    v["gpt2-tokens"] = ("GPT2ForTokenClassification", "GPT2Config", gpt(num_labels=3), F)
+    v["llama-tokens"] = ("LlamaForTokenClassification", "LlamaConfig", decoder(num_labels=3), F)
+    for cls, kw in [("Bert", {}), ("Roberta", dict(pad_token_id=1, max_position_embeddings=130)), ("Electra", dict(embedding_size=64))]:
+        v[cls.lower() + "-tokens"] = (cls + "ForTokenClassification", cls + "Config", encoder(num_labels=3, **kw), F)
+        v[cls.lower() + "-qa"] = (cls + "ForQuestionAnswering", cls + "Config", encoder(**kw), F)
+    distil = make_models.table()["distilbert"][2]
+    for task in ("SequenceClassification", "TokenClassification", "QuestionAnswering"):
+        v["distilbert-" + task] = ("DistilBertFor" + task, "DistilBertConfig", dict(distil, pad_token_id=0), F)
+    v["openai-gpt-relu"] = ("OpenAIGPTLMHeadModel", "OpenAIGPTConfig", dict(make_models.table()["openai-gpt"][2], afn="relu"), F)
+    sections = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+    vision = make_models.table()["qwen2_vl"][2]["vision_config"]
+    v["qwen2_5_vl"] = ("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLConfig", dict(text_config=dict(model_type="qwen2_5_vl_text", **decoder(rope_parameters=sections)), image_token_id=5, video_token_id=6, vision_start_token_id=7,
+        vision_config=dict(depth=1, hidden_size=64, num_heads=2, intermediate_size=96, out_hidden_size=128, patch_size=14, fullatt_block_indexes=[0])), B)
+    v["qwen3_vl"] = ("Qwen3VLForConditionalGeneration", "Qwen3VLConfig", dict(text_config=dict(model_type="qwen3_vl_text", **decoder(head_dim=32, rope_parameters=dict(sections, mrope_interleaved=True))), image_token_id=5, video_token_id=6, vision_start_token_id=7,
+        vision_config=dict(depth=1, hidden_size=64, num_heads=2, intermediate_size=96, out_hidden_size=128, patch_size=14, num_position_embeddings=16, deepstack_visual_indexes=[0])), B)
     v["electra-same"] = ("ElectraForMaskedLM", "ElectraConfig", encoder(embedding_size=128), F)
     v["xlm-roberta"] = ("XLMRobertaForMaskedLM", "XLMRobertaConfig", encoder(pad_token_id=1, max_position_embeddings=130), F)
     v["camembert"] = ("CamembertForMaskedLM", "CamembertConfig", encoder(pad_token_id=1, max_position_embeddings=130), F)
@@ -136,15 +165,14 @@ def variants():
 
 # Models whose refusal is right, and what it must say. Those of a model type that the program does not know are refused for that.
 REFUSED = {
-    "llama-seq": "LlamaForSequenceClassification", "qwen2-tokens": "Qwen2ForTokenClassification", "gpt2-seq": "GPT2ForSequenceClassification", "bert-seq": "BertForSequenceClassification",
-    "roberta-seq": "RobertaForSequenceClassification", "electra-seq": "ElectraForSequenceClassification", "bert-qa": "BertForQuestionAnswering",
     "gpt2-double": "multiple_choice_head", "gpt2-cross": "add_cross_attention", "falcon-alibi": "alibi", "gpt2-inverse": "scale_attn_by_inverse_layer_idx", "bloom-residual": "apply_residual_connection_post_layernorm", "gemma3-both": "use_bidirectional_attention",
-    "llama-act": "mish", "stablelm-qknorm": "qk_layernorm", "bert-decoder": "is_decoder",
+    "bert-choice": "BertForMultipleChoice", "llama-qa": "LlamaForQuestionAnswering", "llama-act": "mish", "stablelm-qknorm": "qk_layernorm", "bert-decoder": "is_decoder",
 }
 
 
 def refusals():
     return {
+        "bert-choice": ("BertForMultipleChoice", "BertConfig", encoder(), F), "llama-qa": ("LlamaForQuestionAnswering", "LlamaConfig", decoder(), B),
         "falcon-alibi": ("FalconForCausalLM", "FalconConfig", dict(hidden_size=128, num_hidden_layers=1, num_attention_heads=4, alibi=True, **make_models.COMMON), B),
         "gpt2-inverse": ("GPT2LMHeadModel", "GPT2Config", gpt(scale_attn_by_inverse_layer_idx=True), F),
         "bloom-residual": ("BloomForCausalLM", "BloomConfig", dict(hidden_size=96, n_layer=1, n_head=6, apply_residual_connection_post_layernorm=True, **make_models.COMMON), F),
@@ -176,11 +204,47 @@ def randomize(model, seed):
             b.copy_(0.1 * torch.randn(b.shape, generator=g))
 
 
+def to_internlm2(path):
+    """A Llama by the names of InternLM2, whose code is not in transformers: query heads of a group, key and value in one matrix."""
+    f, t = os.path.join(path, "config.json"), {}
+    with open(f) as fh:
+        c = json.load(fh)
+    for name in sorted(n for n in os.listdir(path) if n.endswith(".safetensors")):
+        t.update(load_file(os.path.join(path, name)))
+        os.remove(os.path.join(path, name))
+    index = os.path.join(path, "model.safetensors.index.json")
+    if os.path.exists(index):
+        os.remove(index)
+    out, d, kv = {}, c["head_dim"], c["num_key_value_heads"]
+    for layer in range(c["num_hidden_layers"]):
+        p = f"model.layers.{layer}."
+        for end in ("weight", "bias"):
+            if p + "self_attn.q_proj." + end in t:
+                q, k, v = (t.pop(f"{p}self_attn.{x}_proj.{end}").unflatten(0, (kv, -1, d)) for x in "qkv")
+                out[f"{p}attention.wqkv.{end}"] = torch.cat([q, k, v], 1).flatten(0, 2).contiguous()
+    names = {"self_attn.o_proj": "attention.wo", "mlp.gate_proj": "feed_forward.w1", "mlp.up_proj": "feed_forward.w3", "mlp.down_proj": "feed_forward.w2",
+             "input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm", "embed_tokens": "tok_embeddings", "lm_head": "output"}
+    for name, v in t.items():
+        for a, b in names.items():
+            name = name.replace(a, b)
+        out[name] = v
+    save_file(out, os.path.join(path, "model.safetensors"), metadata={"format": "pt"})
+    p = c.pop("rope_parameters")
+    c.update(model_type="internlm2", architectures=["InternLM2ForCausalLM"], bias=c.pop("attention_bias"), rope_theta=p.pop("rope_theta"))
+    c["rope_scaling"] = None if p["rope_type"] == "default" else {"type": p["rope_type"], "factor": p["factor"]}
+    with open(f, "w") as fh:
+        json.dump(c, fh)
+
+
 def to_v4(path):
     """config.json as transformers 4 wrote it."""
     f = os.path.join(path, "config.json")
     with open(f) as fh:
         c = json.load(fh)
+    if c["model_type"] in ("qwen2_vl", "qwen2_5_vl"):  # flat, and ropes of a type of their own
+        text = c.pop("text_config")
+        p = text.pop("rope_parameters")
+        c = {**text, **c, "rope_theta": p["rope_theta"], "rope_scaling": {"type": "mrope", "mrope_section": p["mrope_section"]}}
     p = c.get("rope_parameters")
     if p and not any(isinstance(v, dict) for v in p.values()):
         del c["rope_parameters"]
@@ -224,10 +288,16 @@ def reference(cls, path, ids, mask):
     model = getattr(tf, cls).from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
     out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     keep = mask.bool()
-    logits = getattr(out, "logits", None)
-    if logits is None:
-        logits = getattr(out, "prediction_logits", None)
-    return [h[keep].numpy() for h in out.hidden_states], None if logits is None else logits[keep].numpy()
+    logits = rows_of(out, ids, keep)
+    return [h[keep].numpy() for h in out.hidden_states], None if logits is None else logits.numpy()
+
+
+def rows_of(out, ids, mask):
+    """the logits of a model's output, one row per token that the mask has, or per sequence"""
+    if "start_logits" in out:
+        return torch.stack([out.start_logits, out.end_logits], -1)[mask]
+    logits = out.get("logits", out.get("prediction_logits"))
+    return logits if logits is None or logits.dim() == 2 else logits[mask]
 
 
 def worst(what, got, want):
@@ -237,9 +307,12 @@ def worst(what, got, want):
     return ([] if d <= LIMIT * top else [f"{what}: off by {d:.3g}, largest value {top:.3g}"]), d / top
 
 
+COMPOSITE = ("llava", "gemma3", "mistral3", "idefics3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "got_ocr2", "aya_vision")
+
+
 def known(cfg, types):
     """whether the program computes models of this configuration: its text model, for composites that have a tower beside it"""
-    return cfg.model_type in types or cfg.model_type in ("llava", "gemma3", "mistral3") and cfg.get_text_config().model_type in types
+    return cfg.model_type in types or cfg.model_type in COMPOSITE and cfg.get_text_config().model_type in types
 
 
 class Forward:
@@ -257,14 +330,14 @@ def compare(a, out, hidden, logits):
     values, at, bad, most = np.fromfile(out, dtype="<f4"), 0, [], 0
     if len(a["hidden"]) != len(hidden):
         return [f"{len(a['hidden'])} hidden states; expected {len(hidden)}"], 0
-    sides = [(f"hidden state {i}", w, h) for i, (w, h) in enumerate(zip(a["hidden"], hidden))]
+    sides = [(f"hidden state {i}", w, a["tokens"], h) for i, (w, h) in enumerate(zip(a["hidden"], hidden))]
     if (logits is None) != (not a.get("vocab")):
         return ["one side has logits"], 0
     if logits is not None:
-        sides.append(("logits", a["vocab"], logits))
-    for what, width, want in sides:
-        n = a["tokens"] * width
-        b, rel = worst(what, values[at:at + n].reshape(a["tokens"], width), want)
+        sides.append(("logits", a["vocab"], a["rows"], logits))
+    for what, width, rows, want in sides:
+        n = rows * width
+        b, rel = worst(what, values[at:at + n].reshape(rows, width), want)
         bad, most, at = bad + b, max(most, rel), at + n
     return bad + ([] if at == len(values) else [f"{len(values)} values; expected {at}"]), most
 
@@ -293,17 +366,20 @@ def main():
             model = getattr(tf, cls)(cfg)
             randomize(model, a.seed * 1000 + i)
             model.to(dtype).save_pretrained(path, max_shard_size=rng.choice(["5GB", "200KB"]))
-            encoder_like = "MaskedLM" in cls or "Bert" in cls
+            encoder_like = any(s in cls for s in ("MaskedLM", "Bert", "Roberta", "Electra"))
             ids = mask = torch.ones(1, 1, dtype=torch.long)
             if known(cfg, types):
                 ids, mask = batch(cfg, rng, "right" if encoder_like else rng.choice(["left", "right"]))
             words = REFUSED.get(name) or ("" if known(cfg, types) else f'no forward pass is implemented for model_type "{cfg.model_type}"')
             if not words:
                 hidden, logits = reference(cls, path, ids, mask)
-                if v4:
+                if v4 and not name.startswith("internlm2"):
                     to_v4(path)
                     note = " (transformers-4 config)"
                 computed.add(cfg.get_text_config().model_type)
+                if name.startswith("internlm2"):
+                    to_internlm2(path)
+                    computed.add("internlm2")
             answer = program.do(model=path, ids=ids.tolist(), mask=mask.tolist(), out=out)
             if words:
                 bad = [] if answer.get("class") == 4 and words in answer["error"] else [f"expected a refusal that says {words!r}: {answer}"]

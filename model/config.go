@@ -238,6 +238,7 @@ type ropeDefaults struct {
 	thetaKey   string  // of transformers 4: rope_theta when empty
 	partialKey string  // partial_rotary_factor when empty
 	noScaling  bool    // rope_scaling of transformers 4 does not count
+	sections   bool    // frequencies are dealt out to axes of an image; for text these are one
 }
 
 // rope reads the rotary embedding of heads of headDim elements. layerType chooses among
@@ -251,7 +252,7 @@ func (c *config) rope(headDim int, layerType string, d ropeDefaults) *Rope {
 	}
 	p := &config{tree: c.ropeParameters(layerType, d.noScaling)}
 	for k, v := range p.tree {
-		if !slices.Contains(ropeKeys, k) && v != nil {
+		if !slices.Contains(ropeKeys, k) && v != nil && !(d.sections && strings.HasPrefix(k, "mrope_")) {
 			c.fail("rope parameter %q is not implemented", k)
 		}
 	}
@@ -266,6 +267,9 @@ func (c *config) rope(headDim int, layerType string, d ropeDefaults) *Rope {
 		BetaFast: p.floatOr(32, "beta_fast"), BetaSlow: p.floatOr(1, "beta_slow"), Truncate: p.boolOr(true, "truncate"),
 		LowFreq: p.floatOr(0, "low_freq_factor"), HighFreq: p.floatOr(0, "high_freq_factor"),
 		Short: p.floats("short_factor"), Long: p.floats("long_factor"),
+	}
+	if r.Kind == "mrope" && d.sections { // as transformers 4 has it
+		r.Kind = RopeDefault
 	}
 	partial := p.floatOr(c.floatOr(d.partial, d.partialKey), "partial_rotary_factor")
 	r.Dim = int(float64(headDim) * partial)

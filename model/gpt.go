@@ -54,6 +54,28 @@ func gpt2(b *builder, modelType string) {
 	b.spec.Head = b.head("lm_head", true, false)
 }
 
+// gpt1 is the first GPT (Radford et al. 2018), with norms after the blocks.
+func gpt1(b *builder, _ string) {
+	s := b.gptSizes()
+	b.layerNorm(true, 1e-5, "layer_norm_epsilon")
+	b.embed("tokens_embed")
+	b.spec.Embed.Positions = &Positions{Table: "@positions_embed.weight", Rows: b.intOr(512, "n_positions")}
+	act := b.activation("gelu", "afn")
+	if act == GELU { // what is called gelu there
+		act = GELUTanh
+	}
+	b.layers(s.layers, "h", func(int) Layer {
+		l := Layer{Wiring: PostNorm, AttnPost: b.norm("ln_1", s.hidden), MLPPost: b.norm("ln_2", s.hidden)}
+		l.Attn = b.attention(s, []Linear{b.linear("attn.c_attn", s.hidden, 3*s.hidden, true)}, b.linear("attn.c_proj", s.hidden, s.hidden, true))
+		l.MLP = b.plainMLP("mlp.c_fc", "mlp.c_proj", s.hidden, 4*s.hidden, act, true)
+		for _, w := range []*Linear{&l.Attn.Inputs[0], &l.Attn.Out, &l.MLP.Up, &l.MLP.Down} {
+			w.Transposed = true
+		}
+		return l
+	})
+	b.spec.Head = b.head("lm_head", true, false)
+}
+
 // gptNeo does not scale its scores and has windows in the layers called local.
 func gptNeo(b *builder, _ string) {
 	s := b.gptSizes()
@@ -205,16 +227,9 @@ func falcon(b *builder, _ string) {
 
 // falconAttention has the query heads of a group, then its key, then its value.
 func (b *builder) falconAttention(s sizes, bias bool) Attention {
-	group := s.heads / s.kvHeads
 	out := b.linear("self_attention.dense", s.hidden, s.hidden, bias)
 	a := b.attention(s, []Linear{b.linear("self_attention.query_key_value", s.hidden, s.hidden+2*s.kvHeads*s.headDim, bias)}, out)
-	for h := range s.heads {
-		a.QCols[h] = (h/group*(group+2) + h%group) * s.headDim
-	}
-	for g := range s.kvHeads {
-		a.KCols[g] = (g*(group+2) + group) * s.headDim
-		a.VCols[g] = a.KCols[g] + s.headDim
-	}
+	a.groupColumns()
 	a.Scale = float32(1 / math.Sqrt(float64(s.headDim)))
 	return a
 }

@@ -7,6 +7,7 @@ import (
 
 // llamaOptions is how the relatives of Llama (Touvron et al. 2023) differ.
 type llamaOptions struct {
+	sections         bool // see ropeDefaults
 	eps              float64
 	theta            float64
 	attnBias         bool // default of attention_bias
@@ -74,7 +75,27 @@ func llamaOptionsOf(modelType string) llamaOptions {
 }
 
 func llamaLike(b *builder, modelType string) {
-	o := llamaOptionsOf(modelType)
+	b.llamaFamily(llamaOptionsOf(modelType), modelType)
+}
+
+// qwenVL is the text model of Qwen2-VL (Wang et al. 2024, arXiv 2409.12191) and its
+// successors, for text alone.
+func qwenVL(b *builder, modelType string) {
+	base := "qwen2"
+	if strings.HasPrefix(modelType, "qwen3") {
+		base = "qwen3"
+	}
+	o := llamaOptionsOf(base)
+	o.sections = true
+	if o.theta = 1000000; base == "qwen2" {
+		o.eps = 1e-5
+	} else {
+		o.theta = 500000
+	}
+	b.llamaFamily(o, base)
+}
+
+func (b *builder) llamaFamily(o llamaOptions, modelType string) {
 	if _, ok := b.get("head_dim"); !ok && o.headDim != 0 {
 		b.tree = with(b.tree, "head_dim", float64(o.headDim))
 	}
@@ -88,7 +109,7 @@ func llamaLike(b *builder, modelType string) {
 		b.spec.Embed.Scale = b.positiveOr(1, "embedding_multiplier")
 	}
 	windows := b.windows(s.layers, b.llamaWindow(o, modelType), b.llamaSliding(modelType))
-	full := b.rope(s.headDim, "full_attention", ropeDefaults{theta: o.theta, partial: o.partial})
+	full := b.rope(s.headDim, "full_attention", ropeDefaults{theta: o.theta, partial: o.partial, sections: o.sections})
 	full.Interleaved = o.interleaved
 	sliding := full
 	if o.ropeSlidingPlain {

@@ -168,7 +168,7 @@ func (m *Model) isIgnored(name string) bool {
 }
 
 // tiedNames are output matrices that some files have though they are tied.
-var tiedNames = []string{"lm_head.weight", "language_model.lm_head.weight", "cls.predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight", "embed_out.weight", "generator_lm_head.weight"}
+var tiedNames = []string{"lm_head.weight", "language_model.lm_head.weight", "cls.predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight", "decoder.weight", "embed_out.weight", "generator_lm_head.weight"}
 
 func (m *Model) isTied(name string) bool {
 	if m.spec.Head == nil || m.spec.Head.Out.Weight != m.spec.Embed.Tokens {

@@ -123,6 +123,9 @@ func axpy(y []float32, w float32, x []float32) {
 // route calls do for the experts of one row, whose scores it overwrites.
 func (m *moe) route(scores []float32, do func(expert int, weight float32)) {
 	switch m.Scoring {
+	case SparseMixer:
+		m.sparseMixer(scores, do)
+		return
 	case SoftmaxAll:
 		softmax(scores)
 	case Sigmoid:

@@ -30,22 +30,23 @@ const (
 // and cosines and sines are multiplied by Attention. Pairs are (i, i+d/2), or with
 // Interleaved (2i, 2i+1). Elements from Dim on are left alone.
 type Rope struct {
-	Kind         RopeKind
-	Theta        float64
-	Dim          int
-	First        int // the first rotated element of a head
-	Turning      int // of proportional
-	Interleaved  bool
-	Factor       float64
-	Attention    float64
-	MaxPositions int
-	Original     int
-	BetaFast     float64
-	BetaSlow     float64
-	Truncate     bool
-	LowFreq      float64
-	HighFreq     float64
-	Short, Long  []float64
+	Kind          RopeKind
+	Theta         float64
+	Dim           int
+	First         int // the first rotated element of a head
+	Turning       int // of proportional
+	Interleaved   bool
+	Factor        float64
+	Attention     float64
+	LongAttention float64 // for rows of more than Original tokens; 0: Attention
+	MaxPositions  int
+	Original      int
+	BetaFast      float64
+	BetaSlow      float64
+	Truncate      bool
+	LowFreq       float64
+	HighFreq      float64
+	Short, Long   []float64
 }
 
 // variant is what the frequencies depend on besides the Rope: the columns of a row, where
@@ -140,14 +141,17 @@ type turns struct {
 }
 
 func (r *Rope) turns(e *engine, n, variant int) *turns {
-	f := r.frequencies(variant)
+	f, attention := r.frequencies(variant), float32(r.Attention)
+	if r.Kind == RopeLong && variant > 0 && r.LongAttention > 0 {
+		attention = float32(r.LongAttention)
+	}
 	t := &turns{half: len(f), cos: make([]float32, n*len(f)), sin: make([]float32, n*len(f))}
 	e.rows(n, func(p0, p1 int) {
 		for p := p0; p < p1; p++ {
 			for i, w := range f {
 				sin, cos := math.Sincos(float64(float32(p) * w))
-				t.cos[p*len(f)+i] = float32(float32(cos) * float32(r.Attention))
-				t.sin[p*len(f)+i] = float32(float32(sin) * float32(r.Attention))
+				t.cos[p*len(f)+i] = float32(float32(cos) * attention)
+				t.sin[p*len(f)+i] = float32(float32(sin) * attention)
 			}
 		}
 	})

@@ -168,9 +168,10 @@ type Scoring int
 
 // The scorings.
 const (
-	SoftmaxAll Scoring = iota // softmax over all experts, then the top ones
-	SoftmaxTop                // the top ones, then softmax over them
-	Sigmoid                   // sigmoid, then the top ones (DeepSeek-V3)
+	SoftmaxAll  Scoring = iota // softmax over all experts, then the top ones
+	SoftmaxTop                 // the top ones, then softmax over them
+	Sigmoid                    // sigmoid, then the top ones (DeepSeek-V3)
+	SparseMixer                // one after the other, each from those near the largest score left (Phi-3.5-MoE)
 )
 
 // MoE is a mixture of experts: sum over the TopK experts e with the largest scores of
@@ -180,6 +181,7 @@ type MoE struct {
 	Scoring    Scoring
 	Correction string // bias that counts for the choice only, or empty
 	TopK       int
+	Jitter     float32 // of SparseMixer: how near, as half a part of the score
 	Normalize  bool    // weights of the chosen sum to one
 	Scale      float32 // of the weights
 	Groups     int     // experts are in so many groups, of which TopGroups are eligible; 0: none
@@ -190,9 +192,9 @@ type MoE struct {
 	SharedGate *Linear
 }
 
-// Head maps the final hidden state to logits:
+// Head maps the final hidden state to logits, of the vocabulary or of labels:
 //
-//	x = Norm(act(Transform(x)))          of masked language models
+//	x = Norm(act(Transform(x)))          of masked language models and encoders
 //	softcap(Scale * (x W^T + b))
 type Head struct {
 	Transform *Linear
@@ -201,4 +203,7 @@ type Head struct {
 	Out       Linear
 	Scale     float32
 	Softcap   float32
+	Labels    bool // of a classifier, not the vocabulary
+	Pick      Pick
+	Pad       int // of LastToken: the padding token; -1: there is none
 }

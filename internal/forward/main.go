@@ -4,14 +4,14 @@
 // It reads jobs from standard input, one JSON object a line, and answers each with a line:
 //
 //	{"model": DIR, "ids": [[...]], "mask": [[...]], "out": FILE}
-//	{"hidden": [WIDTH...], "vocab": N, "tokens": N}   or   {"error": "...", "class": N}
+//	{"hidden": [WIDTH...], "vocab": N, "tokens": N, "rows": N}   or   {"error": "...", "class": N}
 //
 //	{"types": true}                                   asks for the model types
 //	{"types": [...]}
 //
 // ids and mask are the rows of a padded batch. FILE receives float32 little-endian values
 // of the tokens that the mask has, row after row: every hidden state [tokens, WIDTH], then
-// the logits [tokens, vocab] where the model has a head.
+// the logits [rows, vocab] where the model has a head: of every token, or of one of each sequence.
 package main
 
 import (
@@ -43,6 +43,7 @@ type answer struct {
 	Hidden []int    `json:"hidden,omitempty"`
 	Vocab  int      `json:"vocab,omitempty"`
 	Tokens int      `json:"tokens,omitempty"`
+	Rows   int      `json:"rows,omitempty"`
 	Error  string   `json:"error,omitempty"`
 	Class  int      `json:"class,omitempty"` // exit code of the error's class
 }
@@ -123,5 +124,16 @@ func (j *job) write(w io.Writer, m *model.Model, seqs []model.Sequence, a *answe
 		return err
 	}
 	a.Vocab = p.Vocab()
-	return p.EachLogits(last, 1<<20, func(_ int, l []float32) error { return binary.Write(w, binary.LittleEndian, l) })
+	picked := p.Picked(seqs)
+	a.Rows = len(picked)
+	return p.EachLogits(last, 1<<20, func(first int, l []float32) error {
+		for _, k := range picked {
+			if at := (k - first) * a.Vocab; at >= 0 && at < len(l) {
+				if err := binary.Write(w, binary.LittleEndian, l[at:][:a.Vocab]); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 }
