@@ -58,15 +58,18 @@ type group struct {
 	starts    []int // first token of each within the group, and the end
 }
 
-// groupTokens is when a group is full: activations of so many tokens are in memory, or of
-// the longest sequence. It changes no bits.
+// groupTokens is when a group is full, if RunOptions does not say.
 const groupTokens = 1920
 
-func groups(sequences []Sequence) []group {
+// groups are full with so many tokens, 0: groupTokens, or the longest sequence.
+func groups(sequences []Sequence, full int) []group {
+	if full < 1 {
+		full = groupTokens
+	}
 	var out []group
 	first := 0
 	for _, s := range sequences {
-		if n := len(out); n == 0 || out[n-1].tokens+len(s.IDs) > groupTokens {
+		if n := len(out); n == 0 || out[n-1].tokens+len(s.IDs) > full {
 			out = append(out, group{first: first, starts: []int{0}})
 		}
 		g := &out[len(out)-1]

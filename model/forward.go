@@ -19,6 +19,9 @@ type RunOptions struct {
 	// Mask restricts attention to blocks of scores, in every layer and for every sequence, in
 	// addition to what the model masks. It must cover the longest sequence.
 	Mask *flash.BlockMask
+	// Group is how many tokens go through a layer together, whole sequences; 0: 1920. Their
+	// activations are in memory. It changes no bits.
+	Group int
 	// Beside is a pass that takes its steps in turn with this one, never at the same time, so
 	// that both may use the same threads, scratch memory and room for the weights of a layer.
 	Beside *Pass
@@ -75,7 +78,7 @@ func (m *Model) Start(sequences []Sequence, o RunOptions) (*Pass, error) {
 		l = m.loader(e)
 		l.room = o.Beside.loader.room
 	}
-	p := &Pass{model: m, engine: e, loader: l, sequences: sequences, groups: groups(sequences), mask: o.Mask, tables: map[turnsKey]*turns{}}
+	p := &Pass{model: m, engine: e, loader: l, sequences: sequences, groups: groups(sequences, o.Group), mask: o.Mask, tables: map[turnsKey]*turns{}}
 	for _, s := range sequences {
 		p.tokens += len(s.IDs)
 		p.longest = max(p.longest, s.Start+len(s.IDs))

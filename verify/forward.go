@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/internal/fault"
@@ -16,6 +17,7 @@ import (
 // them.
 type states struct {
 	tried           bool
+	plan            plan
 	notRun          string
 	base, candidate *model.Model
 	x, y            []float32 // final hidden states
@@ -45,21 +47,14 @@ func (s *states) compute(ctx context.Context, base, candidate *hf.Checkpoint, o 
 }
 
 func (s *states) walk(ctx context.Context, base, candidate *hf.Checkpoint, o Options) error {
-	var err error
-	if s.base, err = model.Open(base, model.Options{Threads: o.Threads}); err != nil {
-		return fmt.Errorf("the base cannot be computed: %w", err)
+	if err := s.open(base, candidate, o); err != nil {
+		return err
 	}
-	if s.candidate, err = model.Open(candidate, model.Options{Threads: o.Threads}); err != nil {
-		return fmt.Errorf("the candidate cannot be computed: %w", err)
-	}
-	if s.base.Layers() != s.candidate.Layers() || s.base.Width() != s.candidate.Width() || s.base.Spec().Hidden != s.candidate.Spec().Hidden {
-		return fault.Inputf("the candidate has %d layers of width %d; expected %d of width %d", s.candidate.Layers(), s.candidate.Spec().Hidden, s.base.Layers(), s.base.Spec().Hidden)
-	}
-	p, err := s.base.Start(o.Text.Sequences, model.RunOptions{})
+	p, err := s.base.Start(o.Text.Sequences, model.RunOptions{Group: s.plan.group})
 	if err != nil {
 		return err
 	}
-	q, err := s.candidate.Start(o.Text.Sequences, model.RunOptions{Mask: o.Mask, Beside: p})
+	q, err := s.candidate.Start(o.Text.Sequences, model.RunOptions{Mask: o.Mask, Beside: p, Group: s.plan.group})
 	if err != nil {
 		return err
 	}
@@ -76,6 +71,29 @@ func (s *states) walk(ctx context.Context, base, candidate *hf.Checkpoint, o Opt
 		}
 	}
 	s.x, s.y = p.Hidden(), q.Hidden()
+	return nil
+}
+
+// open opens both models, once, and plans their passes.
+func (s *states) open(base, candidate *hf.Checkpoint, o Options) error {
+	if s.candidate != nil {
+		return nil
+	}
+	var err error
+	if s.base, err = model.Open(base, model.Options{Threads: o.Threads}); err != nil {
+		return fmt.Errorf("the base cannot be computed: %w", err)
+	}
+	q, err := model.Open(candidate, model.Options{Threads: o.Threads})
+	if err != nil {
+		return fmt.Errorf("the candidate cannot be computed: %w", err)
+	}
+	if s.base.Layers() != q.Layers() || s.base.Width() != q.Width() || s.base.Spec().Hidden != q.Spec().Hidden {
+		return fault.Inputf("the candidate has %d layers of width %d; expected %d of width %d", q.Layers(), q.Spec().Hidden, s.base.Layers(), s.base.Spec().Hidden)
+	}
+	if s.plan, err = planPasses(s.base, q, o); err != nil {
+		return err
+	}
+	s.candidate = q
 	return nil
 }
 
@@ -123,7 +141,8 @@ func (r *Result) layers(ctx context.Context, base, candidate *hf.Checkpoint, s *
 
 // logits is the fourth stage. Scored are, of a causal model, the predictions after every
 // token of a sequence but its last; of a bidirectional one all positions, without
-// perplexities and delta p, because no token follows.
+// perplexities and delta p, because no token follows; of a classifier its labels, at the
+// tokens that it looks at, also without.
 //
 //	tokens                                    how many were scored
 //	kld.mean .median .p90 .p99 .p999 .max     divergence of the candidate from the base
@@ -142,7 +161,7 @@ func (r *Result) logits(ctx context.Context, base, candidate *hf.Checkpoint, s *
 			if p.Vocab() != q.Vocab() {
 				return fmt.Sprintf("the candidate has a vocabulary of %d tokens; expected %d", q.Vocab(), p.Vocab()), nil
 			}
-			return "", r.score(ctx, p, q, s.base.Spec().Causal, o)
+			return "", r.score(ctx, p, q, s.base.Spec().Causal, s.plan.rows, o)
 		}
 	}
 	if fault.ClassOf(err) == fault.Input {
@@ -157,15 +176,17 @@ const sliceTokens = 4096
 
 // score goes through the vocabulary, and through all rows for every slice of it, some at a
 // time.
-func (r *Result) score(ctx context.Context, p, q *model.Slices, causal bool, o Options) error {
-	next := following(o.Text, causal)
-	vocab := p.Vocab()
-	memory := o.Memory
-	if memory <= 0 {
-		memory = 15 << 20 // 960 rows, which the product packs together
+func (r *Result) score(ctx context.Context, p, q *model.Slices, causal bool, rows int, o Options) error {
+	next := following(o.Text, causal && !p.Labels)
+	if p.Pick != model.AllTokens {
+		next = slices.Repeat([]int{ignored}, len(next))
+		for _, k := range p.Picked(o.Text.Sequences) {
+			next[k] = nothing
+		}
 	}
+	vocab := p.Vocab()
 	width := min(sliceTokens, vocab)
-	step := max(1, min(o.Text.Tokens, memory/4/width))
+	step := min(o.Text.Tokens, rows)
 	a, b := make([]float32, step*width), make([]float32, step*width)
 	tokens := make([]metric.Partial, o.Text.Tokens)
 	for v0 := 0; v0 < vocab; v0 += width {
@@ -177,10 +198,10 @@ func (r *Result) score(ctx context.Context, p, q *model.Slices, causal bool, o O
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("computing logits: %w", err)
 			}
-			rows := min(step, o.Text.Tokens-first)
-			p.Logits(a, first, rows)
-			q.Logits(b, first, rows)
-			each(o.Threads, rows, func(i int) {
+			k := min(step, o.Text.Tokens-first)
+			p.Logits(a, first, k)
+			q.Logits(b, first, k)
+			each(o.Threads, k, func(i int) {
 				if k := next[first+i]; k > ignored {
 					tokens[first+i].Add(v0, a[i*n:][:n], b[i*n:][:n], k)
 				}

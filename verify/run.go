@@ -26,8 +26,12 @@ type Options struct {
 	Attention string
 	// Threads compute; 0: one per CPU. It changes no results.
 	Threads int
-	// Memory is how many bytes of logits of each model are held at a time; 0: 15 MiB.
-	Memory int
+	// Memory caps what the forward passes hold, in bytes; 0: what they take at their fastest.
+	// It changes no results. Less than they need is an error of class fault.Usage.
+	Memory int64
+	// Planned is called before the first stage with what the forward passes hold at most, in
+	// bytes; nil: not. It is not called when they cannot be computed.
+	Planned func(memory int64)
 	// Begin is called as a stage begins; nil: not.
 	Begin func(stage string)
 }
@@ -75,6 +79,14 @@ func Run(ctx context.Context, base, candidate *hf.Checkpoint, o Options) (*Resul
 		r.Text.Sequences, r.Text.Tokens, r.Text.BLAKE3 = len(o.Text.Sequences), o.Text.Tokens, o.Text.BLAKE3
 	}
 	states := &states{}
+	if o.Text != nil && NeedsText(o.Stages) {
+		switch err := states.open(base, candidate, o); {
+		case err == nil && o.Planned != nil:
+			o.Planned(states.plan.memory)
+		case err != nil && fault.ClassOf(err) != fault.Input: // which the stages report
+			return nil, err
+		}
+	}
 	for _, s := range []struct {
 		name string
 		run  func() (notRun string, err error)

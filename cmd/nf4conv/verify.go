@@ -13,6 +13,7 @@ import (
 
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/internal/fault"
+	"github.com/nf4conv/nf4conv/internal/units"
 	"github.com/nf4conv/nf4conv/verify"
 	"github.com/nf4conv/nf4conv/verify/report"
 )
@@ -32,7 +33,7 @@ func verifyVerb() verb {
 			boolFlag("strict", "let a warning fail"),
 			listFlag("report", "write a report, `FORMAT=FILE`: json, junit, html, md or text; - is stdout; repeatable"),
 		},
-		run: runVerify,
+		uses: []string{"threads", "memory", "progress"}, run: runVerify,
 	}
 }
 
@@ -122,9 +123,13 @@ func runVerify(ctx context.Context, a *app, g *global, c *cli.Context) (err erro
 		defer func() { err = errors.Join(err, s.Close()) }()
 		sides[i] = s
 	}
-	o := verify.Options{Stages: f.stages, Threads: g.threads, Begin: func(stage string) {
+	o := verify.Options{Stages: f.stages, Threads: g.threads, Memory: g.memory, Begin: func(stage string) {
 		if g.progress != "none" {
 			a.say("verify: %s", stage)
+		}
+	}, Planned: func(memory int64) {
+		if g.progress != "none" {
+			a.say("verify: the forward passes take %s at most", units.IBytes(memory))
 		}
 	}}
 	if f.ids != "" {
