@@ -157,6 +157,17 @@ def variants():
         vision_config=dict(depth=1, hidden_size=64, num_heads=2, intermediate_size=96, out_hidden_size=128, patch_size=14, fullatt_block_indexes=[0])), B)
     v["qwen3_vl"] = ("Qwen3VLForConditionalGeneration", "Qwen3VLConfig", dict(text_config=dict(model_type="qwen3_vl_text", **decoder(head_dim=32, rope_parameters=dict(sections, mrope_interleaved=True))), image_token_id=5, video_token_id=6, vision_start_token_id=7,
         vision_config=dict(depth=1, hidden_size=64, num_heads=2, intermediate_size=96, out_hidden_size=128, patch_size=14, num_position_embeddings=16, deepstack_visual_indexes=[0])), B)
+    siglip, idefics = make_models.table()["gemma3"][2]["vision_config"], make_models.table()["idefics3"][2]
+    qwen = dict(model_type="qwen2", **decoder())
+    v["smolvlm"] = ("SmolVLMForConditionalGeneration", "SmolVLMConfig", dict(idefics, vision_config=dict(idefics["vision_config"], model_type="smolvlm_vision")), B)
+    v["internvl"] = ("InternVLForConditionalGeneration", "InternVLConfig", dict(text_config=qwen, vision_config=dict(model_type="internvl_vision", hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2,
+        image_size=[28, 28], patch_size=[14, 14]), image_token_id=5), B)
+    v["aya_vision"] = ("AyaVisionForConditionalGeneration", "AyaVisionConfig", dict(text_config=dict(model_type="cohere2", **decoder(sliding_window=8, layer_types=layers)), vision_config=siglip, image_token_index=5), B)
+    v["got_ocr2"] = ("GotOcr2ForConditionalGeneration", "GotOcr2Config", dict(text_config=qwen, image_token_index=5,
+        vision_config=dict(hidden_size=32, output_channels=16, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=16, global_attn_indexes=[0], mlp_dim=48)), B)
+    v["llava_next"] = ("LlavaNextForConditionalGeneration", "LlavaNextConfig", dict(make_models.table()["llava"][2]), B)
+    v["vipllava"] = ("VipLlavaForConditionalGeneration", "VipLlavaConfig", dict(make_models.table()["llava"][2], vision_feature_layers=[-1]), B)
+    v["llava_onevision"] = ("LlavaOnevisionForConditionalGeneration", "LlavaOnevisionConfig", dict(text_config=qwen, vision_config=siglip, image_token_index=5, video_token_index=6), B)
     v["electra-same"] = ("ElectraForMaskedLM", "ElectraConfig", encoder(embedding_size=128), F)
     v["xlm-roberta"] = ("XLMRobertaForMaskedLM", "XLMRobertaConfig", encoder(pad_token_id=1, max_position_embeddings=130), F)
     v["camembert"] = ("CamembertForMaskedLM", "CamembertConfig", encoder(pad_token_id=1, max_position_embeddings=130), F)
@@ -307,7 +318,7 @@ def worst(what, got, want):
     return ([] if d <= LIMIT * top else [f"{what}: off by {d:.3g}, largest value {top:.3g}"]), d / top
 
 
-COMPOSITE = ("llava", "gemma3", "mistral3", "idefics3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "got_ocr2", "aya_vision")
+COMPOSITE = ("llava", "gemma3", "mistral3", "idefics3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "got_ocr2", "aya_vision", "smolvlm", "llava_next", "vipllava", "llava_onevision")
 
 
 def known(cfg, types):

@@ -85,6 +85,9 @@ func Describe(cfg *hf.Config) (*Spec, error) {
 		}
 		b := &builder{config: c, spec: &Spec{Type: modelType, Causal: !f.encoder, prefixes: f.prefixes}, at: "@"}
 		f.describe(b, modelType)
+		if cfg.ModelType() == "aya_vision" && b.spec.Head != nil {
+			b.spec.Head.Scale = 1 // its own head, which does not scale as Cohere's does
+		}
 		b.class(cfg.Architecture())
 		return b.spec, b.err
 	}

@@ -14,7 +14,7 @@ type plan struct {
 }
 
 // ownMemory is what the program takes besides: its code, two opened checkpoints.
-const ownMemory = 32 << 20
+const ownMemory = 64 << 20
 
 // planPasses takes groups and slices as large as makes them fast, or as fit.
 func planPasses(base, candidate *model.Model, o Options) (plan, error) {
