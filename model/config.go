@@ -252,7 +252,7 @@ func (c *config) rope(headDim int, layerType string, d ropeDefaults) *Rope {
 	}
 	p := &config{tree: c.ropeParameters(layerType, d.noScaling)}
 	for k, v := range p.tree {
-		if !slices.Contains(ropeKeys, k) && v != nil && !(d.sections && strings.HasPrefix(k, "mrope_")) {
+		if !slices.Contains(ropeKeys, k) && v != nil && (!d.sections || !strings.HasPrefix(k, "mrope_")) {
 			c.fail("rope parameter %q is not implemented", k)
 		}
 	}

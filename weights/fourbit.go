@@ -43,7 +43,7 @@ func (f *fourBit) ReadF32(dst []float32, off int64) error {
 	}
 	q := &f.w.QuantState
 	bs := int64(q.BlockSize)
-	b := blocks.Get().(*blockBuffers) //nolint:errcheck // nothing else is in it
+	b := blocks.Get().(*blockBuffers)
 	defer blocks.Put(b)
 	packed, scales, err := f.readBlocks(b, int64(len(dst)), off)
 	if err != nil {
@@ -96,7 +96,7 @@ func (f *fourBit) readBlocks(b *blockBuffers, n, off int64) (packed []byte, scal
 
 // read is Read of values from the start of a block on.
 func (f *fourBit) read(dst []byte, n, off int64) error {
-	b := blocks.Get().(*blockBuffers) //nolint:errcheck // nothing else is in it
+	b := blocks.Get().(*blockBuffers)
 	defer blocks.Put(b)
 	packed, scales, err := f.readBlocks(b, n, off)
 	if err != nil {
