@@ -12,7 +12,8 @@
 //	for every layer         read its weights; all sequences, some thousand tokens at a time;
 //	                        forget the weights; call the observer
 //	final norm
-//	Head                    logits of some tokens at a time
+//	head                    logits of some tokens at a time, of the whole vocabulary
+//	                        (Projection) or of a part of it (Slices)
 //
 // Memory is therefore the weights of one layer, as they are stored, the residual stream of
 // all tokens (4 bytes x tokens x hidden size), and the scratch of a few thousand tokens.

@@ -12,8 +12,9 @@
 //	logits      the distributions over the next token: divergence, perplexity
 //
 // Both models are computed side by side, one layer at a time over all sequences (package
-// model), in float32. Memory is one layer of each, two residual streams of 4 bytes x tokens
-// x hidden size each, and 40 bytes for every scored token.
+// model), in float32. Memory is one layer of either, two residual streams of 4 bytes x tokens
+// x hidden size each, 4096 rows of both heads, and some 200 bytes for every token.
+// [Options].Memory caps it.
 //
 // # Figures
 //

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Measure forward passes on the CPU beside torch and llama.cpp, one after the other in one run.
 
-  forward.py MODEL [--nf4 DIR] [--work DIR] [--bench PROGRAM] [--llama-bench PROGRAM] [--tokens 512] [--threads N] [--rounds 3]
+  forward.py MODEL [--nf4 DIR] [--work DIR] [--bench PROGRAM] [--llama-bench PROGRAM] [--tokens 512] [--threads N] [--rounds 3] [--avx2]
 
 MODEL is a Llama of `internal/bench model`, DIR its conversion to NF4. Printed per row are tokens a second, without the head (torch: logits
 of the last token only, as llama.cpp's) and with the logits and the likelihood of every token, medians over the rounds, and the peak of
 resident memory. nf4conv reads the weights in every pass, the others hold them. A row "torch bf16, no bf16 dot products" keeps oneDNN
-from the instructions that multiply pairs of bfloat16 at twice the rate of float32 and round activations to 8 bits.
+from the instructions that multiply pairs of bfloat16 at twice the rate of float32 and round activations to 8 bits. With --avx2 nf4conv
+and torch use what a processor without AVX-512 has; llama.cpp is to be built so.
 """
 import argparse
 import json
@@ -29,6 +30,7 @@ ap.add_argument("--llama-bench")
 ap.add_argument("--tokens", type=int, default=512)
 ap.add_argument("--threads", type=int, default=os.cpu_count())
 ap.add_argument("--rounds", type=int, default=3)
+ap.add_argument("--avx2", action="store_true")
 ap.add_argument("--json")
 ap.add_argument("--torch", choices=["float32", "bfloat16"], help=argparse.SUPPRESS)
 args = ap.parse_args()
@@ -151,7 +153,10 @@ def main():
         todo["nf4conv, NF4 weights"] = ours(args.nf4)
     todo["torch float32"] = torch("float32")
     todo["torch bfloat16"] = torch("bfloat16")
-    todo["torch bfloat16, no bf16 dot products"] = torch("bfloat16", ONEDNN_MAX_CPU_ISA="AVX512_CORE")
+    if args.avx2:
+        os.environ.update(NF4CONV_DISABLE="avx512", ONEDNN_MAX_CPU_ISA="AVX2", ATEN_CPU_CAPABILITY="avx2", MKL_ENABLE_INSTRUCTIONS="AVX2")
+    else:
+        todo["torch bfloat16, no bf16 dot products"] = torch("bfloat16", ONEDNN_MAX_CPU_ISA="AVX512_CORE")
     if args.llama_bench:
         gguf = os.path.join(work, "model.gguf")
         if not os.path.exists(gguf):
