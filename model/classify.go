@@ -71,7 +71,11 @@ func (b *builder) unknownClass(name string) {
 func (b *builder) labels() int {
 	v, ok := b.get("id2label")
 	if !ok {
-		return b.intOr(2, "num_labels")
+		n := b.intOr(2, "num_labels")
+		if n < 1 {
+			b.fail("num_labels: expected a positive number, found %d", n)
+		}
+		return n
 	}
 	m, ok := v.(map[string]any)
 	if !ok || len(m) == 0 {

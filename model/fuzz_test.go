@@ -39,6 +39,9 @@ func FuzzDescribe(f *testing.F) {
 		f.Add(b, "rope_parameters", `{"rope_type": "dynamic", "factor": 1e-300, "partial_rotary_factor": 0.3}`)
 		f.Add(b, "rope_scaling", `{"type": "longrope", "short_factor": [1], "long_factor": [0], "factor": 0}`)
 		f.Add(b, "n_group", "3")
+		for _, class := range []string{"SequenceClassification", "TokenClassification", "QuestionAnswering"} {
+			f.Add(b, "architectures", `["XFor`+class+`"]`)
+		}
 		f.Add(b, "num_experts_per_tok", "-2")
 		f.Add(b, "head_dim", "1e308")
 	}

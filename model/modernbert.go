@@ -4,6 +4,10 @@ package model
 // rotary positions, GeGLU, windows in most layers, and norms before the blocks.
 func modernbert(b *builder, _ string) {
 	s := b.sizes()
+	if s.kvHeads, s.headDim = s.heads, s.hidden/s.heads; s.hidden%s.heads != 0 {
+		b.fail("%d heads of a hidden size of %d", s.heads, s.hidden)
+		return
+	}
 	b.norms = Norm{Layer: true, Eps: b.floatOr(1e-5, "norm_eps")}
 	if b.boolOr(false, "norm_bias") {
 		b.norms.Bias = "bias"
@@ -13,10 +17,7 @@ func modernbert(b *builder, _ string) {
 	every := b.intOr(3, "global_attn_every_n_layers")
 	windows := b.windows(s.layers, b.intOr(128, "local_attention")/2+1, func(i int) bool { return every > 0 && i%every != 0 })
 	full := b.rope(s.headDim, "full_attention", ropeDefaults{theta: 160000, thetaKey: "global_rope_theta"})
-	local := full
-	if v, ok := b.get("rope_parameters"); !ok || v != nil {
-		local = b.rope(s.headDim, "sliding_attention", ropeDefaults{theta: 10000, thetaKey: "local_rope_theta"})
-	}
+	local := b.rope(s.headDim, "sliding_attention", ropeDefaults{theta: 10000, thetaKey: "local_rope_theta"})
 	act := b.activation("gelu", "hidden_activation")
 	attnBias, mlpBias := b.boolOr(false, "attention_bias"), b.boolOr(false, "mlp_bias")
 	b.layers(s.layers, "layers", func(i int) Layer {
