@@ -83,6 +83,11 @@ func (m *Model) Start(sequences []Sequence, o RunOptions) (*Pass, error) {
 		p.tokens += len(s.IDs)
 		p.longest = max(p.longest, s.Start+len(s.IDs))
 	}
+	for i, s := range sequences {
+		if n := len(s.IDs); o.Mask != nil && !o.Mask.Covers(n, n) {
+			return nil, fault.Inputf("the attention mask is too small for sequence %d of %d tokens", i, n)
+		}
+	}
 	p.hidden = make([]float32, p.tokens*m.spec.Hidden)
 	if err := p.embed(); err != nil {
 		return nil, m.wrap(fmt.Errorf("embedding: %w", err))

@@ -22,6 +22,7 @@ type states struct {
 	base, candidate *model.Model
 	x, y            []float32 // final hidden states
 	layers          []metric.Vectors
+	attended        float64 // share of dense attention, with a mask
 }
 
 // diverged is the relative error of hidden states from which on a layer counts as diverged:
@@ -49,6 +50,9 @@ func (s *states) compute(ctx context.Context, base, candidate *hf.Checkpoint, o 
 func (s *states) walk(ctx context.Context, base, candidate *hf.Checkpoint, o Options) error {
 	if err := s.open(base, candidate, o); err != nil {
 		return err
+	}
+	if o.Mask != nil {
+		s.attended = attended(o.Text, o.Mask, s.base.Spec().Causal)
 	}
 	p, err := s.base.Start(o.Text.Sequences, model.RunOptions{Group: s.plan.group})
 	if err != nil {
@@ -119,6 +123,9 @@ func (r *Result) layers(ctx context.Context, base, candidate *hf.Checkpoint, s *
 		return notRun, err
 	}
 	r.Causal = s.base.Spec().Causal
+	if o.Mask != nil {
+		r.Text.Attended = Number(s.attended)
+	}
 	before := 0.0
 	for i := range s.layers {
 		v := &s.layers[i]
@@ -154,6 +161,9 @@ func (r *Result) logits(ctx context.Context, base, candidate *hf.Checkpoint, s *
 		return notRun, err
 	}
 	r.Causal = s.base.Spec().Causal
+	if o.Mask != nil {
+		r.Text.Attended = Number(s.attended)
+	}
 	p, err := s.base.Slices(s.x)
 	if err == nil {
 		var q *model.Slices

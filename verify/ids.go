@@ -16,6 +16,8 @@ type IDs struct {
 	Sequences []model.Sequence
 	Tokens    int
 	BLAKE3    string // of the ids as int64, after the number and the lengths of sequences
+	Name      string // of the text or the file, for reports
+	Context   int    // tokens that a sequence was meant to have; 0: the file said
 }
 
 // maxIDs bounds what is read of a file of ids: 2^26 tokens.
@@ -62,7 +64,11 @@ func ReadIDs(path string, limit int) (ids *IDs, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %q: %w", path, err)
 	}
-	return NewIDs(seqs)
+	if ids, err = NewIDs(seqs); err != nil {
+		return nil, err
+	}
+	ids.Name = path
+	return ids, nil
 }
 
 // NewIDs takes sequences that have been made elsewhere. Errors are of class fault.Input.

@@ -94,10 +94,14 @@ type Loader = inspect.Loader
 
 // Text is what the models were run on.
 type Text struct {
+	Name      string `json:"name"`    // of the text or the file of ids; empty: none
+	Context   int    `json:"context"` // tokens that a sequence was to have; 0: as the file of ids has them
 	Sequences int    `json:"sequences"`
 	Tokens    int    `json:"tokens"`
 	BLAKE3    string `json:"blake3"`    // of the token ids; empty: none
 	Attention string `json:"attention"` // of the candidate: dense, or the block mask
+	// Attended is the share of the pairs of tokens of dense attention that the candidate computes.
+	Attended Number `json:"attended"`
 }
 
 // Stage tells whether a stage ran.

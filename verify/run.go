@@ -71,11 +71,11 @@ func Run(ctx context.Context, base, candidate *hf.Checkpoint, o Options) (*Resul
 		Schema: Schema, Base: pairs.A, Candidate: pairs.B, Diverges: -1, Findings: []Finding{}, Loaders: []Loader{}, Metrics: []Metric{},
 		Tensors: []Tensor{}, Layers: []Layer{}, Histogram: []Bin{}, Outcomes: []Outcome{}, Kind: kind(pairs), Causal: true,
 	}
-	r.Text.Attention = "dense"
-	if o.Mask != nil {
-		r.Text.Attention = o.Attention
+	if err := r.attention(&o); err != nil {
+		return nil, err
 	}
 	if o.Text != nil {
+		r.Text.Name, r.Text.Context = o.Text.Name, o.Text.Context
 		r.Text.Sequences, r.Text.Tokens, r.Text.BLAKE3 = len(o.Text.Sequences), o.Text.Tokens, o.Text.BLAKE3
 	}
 	states := &states{}

@@ -21,9 +21,9 @@ import (
 func verifyVerb() verb {
 	return verb{
 		name: "verify", usage: "measure a converted model against its base, ending in pass, warn or fail", args: "BASE CANDIDATE", minArgs: 2, maxArgs: 2,
-		example: "nf4conv verify path/to/model model-nf4 --ids eval_ids.safetensors --report html=report.html",
+		example: "nf4conv verify path/to/model model-nf4 --report html=report.html",
 		codes:   "0 pass (or warn, without --strict), 2 wrong usage, 3 a gate failed, 4 invalid input, 5 I/O error, 130 interrupted",
-		flags: []cli.Flag{
+		flags: append(append(textFlags(), attentionFlag()), []cli.Flag{
 			stringFlag("ids", "", "safetensors `FILE` with input_ids [sequences, tokens] to run the models on"),
 			&cli.IntFlag{Name: "sequences", Usage: "use the first `N` sequences of --ids (default: all)", EnvVars: env("sequences")},
 			stringFlag("stage", "", "run only some `STAGES`: container,weights,layers,logits"),
@@ -32,7 +32,7 @@ func verifyVerb() verb {
 			stringFlag("policy", "", "YAML `FILE` of gates, instead of the default policy"),
 			boolFlag("strict", "let a warning fail"),
 			listFlag("report", "write a report, `FORMAT=FILE`: json, junit, html, md or text; - is stdout; repeatable"),
-		},
+		}...),
 		uses: []string{"threads", "memory", "progress"}, run: runVerify,
 	}
 }
@@ -45,6 +45,9 @@ type verifyFlags struct {
 	strict  bool
 	ids     string
 	limit   int
+	text    string
+	cut     verify.TextOptions
+	sparse  *verify.Attention // nil: dense
 }
 
 func checkVerify(c *cli.Context, json bool) (*verifyFlags, error) {
@@ -56,9 +59,8 @@ func checkVerify(c *cli.Context, json bool) (*verifyFlags, error) {
 	if f.limit < 0 {
 		return nil, fault.Usagef("--sequences %d: expected 1 or more", f.limit)
 	}
-	if f.ids == "" && verify.NeedsText(f.stages) {
-		return nil, fault.WithHint(fault.Usagef("verify: the stages layers and logits need token ids, and --ids is not given"),
-			"give --ids FILE.safetensors with input_ids [sequences, tokens], or leave the forward passes out with --stage container,weights")
+	if err := f.textFlags(c); err != nil {
+		return nil, err
 	}
 	if err := f.gates(c); err != nil {
 		return nil, err
@@ -132,10 +134,8 @@ func runVerify(ctx context.Context, a *app, g *global, c *cli.Context) (err erro
 			a.say("verify: the forward passes take %s at most", units.IBytes(memory))
 		}
 	}}
-	if f.ids != "" {
-		if o.Text, err = verify.ReadIDs(f.ids, f.limit); err != nil {
-			return err
-		}
+	if err := a.verifyText(f, sides[0], sides[1], &o); err != nil {
+		return err
 	}
 	r, err := verify.Run(ctx, sides[0], sides[1], o)
 	if err != nil {

@@ -236,6 +236,11 @@ func (t *Tokenizer) Encode(text string, special bool) ([]int, error) {
 	return ids, nil
 }
 
+// Around returns the ids that the post-processor puts before and after a text.
+func (t *Tokenizer) Around() (before, after []int) {
+	return slices.Clone(t.around.before), slices.Clone(t.around.after)
+}
+
 func (t *Tokenizer) encodeWord(ids []int, word string, cache map[string][]int) ([]int, error) {
 	if known, ok := cache[word]; ok {
 		return append(ids, known...), nil

@@ -136,6 +136,25 @@ func (m *BlockMask) Density() float64 {
 	return float64(m.blocks) / (float64(m.rows) * float64(m.cols))
 }
 
+// Covers tells whether the mask is large enough for sequences of sq queries and sk keys.
+func (m *BlockMask) Covers(sq, sk int) bool { return m.covers(sq, sk) }
+
 func (m *BlockMask) covers(sq, sk int) bool {
 	return m.rows*m.blockQ >= sq && m.cols*m.blockK >= sk
+}
+
+// Pairs counts the query-key pairs of a sequence of n tokens that the mask has; causal: of
+// those with the key not after the query.
+func (m *BlockMask) Pairs(n int, causal bool) int64 {
+	var sum int64
+	for q := range n {
+		end := n
+		if causal {
+			end = q + 1
+		}
+		for _, r := range m.runs[q/m.blockQ] {
+			sum += int64(max(0, min(end, r.hi*m.blockK)-r.lo*m.blockK))
+		}
+	}
+	return sum
 }

@@ -21,7 +21,7 @@ import (
 //go:embed page.html
 var pageText string
 
-var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"num": num, "withError": withError}).Parse(pageText))
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"num": num, "withError": withError, "about": func(t verify.Text) string { return About(&t) }}).Parse(pageText))
 
 // figure is a plot with its caption.
 type figure struct {

@@ -42,12 +42,28 @@ func Write(w io.Writer, format string, r *verify.Result) error {
 	return fault.Usagef("report format %q: expected %s", format, strings.Join(Formats, ", "))
 }
 
+// About says in a line what the models were run on.
+func About(t *verify.Text) string {
+	s := fmt.Sprintf("%d sequences, %d tokens", t.Sequences, t.Tokens)
+	if t.Name != "" {
+		s = t.Name + ": " + s
+	}
+	if t.Context > 0 {
+		s += fmt.Sprintf(", context %d", t.Context)
+	}
+	s += "; attention " + t.Attention
+	if t.Attended < 1 {
+		s += fmt.Sprintf(", %.4g %% of dense", 100*float64(t.Attended))
+	}
+	return s
+}
+
 // Text is the result as a table.
 func Text(r *verify.Result) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "base       %s\ncandidate  %s (%s)\n", r.Base.Path, r.Candidate.Path, r.Kind)
 	if r.Text.Tokens > 0 {
-		fmt.Fprintf(&b, "text       %d sequences, %d tokens; attention %s\n", r.Text.Sequences, r.Text.Tokens, r.Text.Attention)
+		fmt.Fprintf(&b, "text       %s\n", About(&r.Text))
 	}
 	for _, s := range r.Stages {
 		if !s.Ran {
