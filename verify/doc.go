@@ -16,6 +16,11 @@
 // x hidden size each, 4096 rows of both heads, and some 200 bytes for every token.
 // [Options].Memory caps it.
 //
+// # What is run
+//
+// [Tokenize] makes token ids of a text, [ParseAttention] block masks, [Unmerged] the low-rank
+// part of an adapter that a model runs with.
+//
 // # Figures
 //
 // Run returns a [Result], which is data. Its figures have names (docs/verify.md lists them):

@@ -22,7 +22,8 @@ type states struct {
 	base, candidate *model.Model
 	x, y            []float32 // final hidden states
 	layers          []metric.Vectors
-	attended        float64 // share of dense attention, with a mask
+	lowRank         [2]func(string) *model.LowRank // of base and candidate
+	attended        float64                        // share of dense attention, with a mask
 }
 
 // diverged is the relative error of hidden states from which on a layer counts as diverged:
@@ -84,10 +85,10 @@ func (s *states) open(base, candidate *hf.Checkpoint, o Options) error {
 		return nil
 	}
 	var err error
-	if s.base, err = model.Open(base, model.Options{Threads: o.Threads}); err != nil {
+	if s.base, err = model.Open(base, model.Options{Threads: o.Threads, LowRank: s.lowRank[0]}); err != nil {
 		return fmt.Errorf("the base cannot be computed: %w", err)
 	}
-	q, err := model.Open(candidate, model.Options{Threads: o.Threads})
+	q, err := model.Open(candidate, model.Options{Threads: o.Threads, LowRank: s.lowRank[1]})
 	if err != nil {
 		return fmt.Errorf("the candidate cannot be computed: %w", err)
 	}

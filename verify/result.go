@@ -74,19 +74,22 @@ type Result struct {
 	// Kind is what the candidate is: "4-bit", "8-bit" or "16-bit". It chooses the default policy.
 	Kind string `json:"kind"`
 	// Causal is false where a stage found that the base is bidirectional.
-	Causal    bool      `json:"causal"`
-	Text      Text      `json:"text"`
-	Stages    []Stage   `json:"stages"`
-	Findings  []Finding `json:"findings"` // what is wrong with the container; empty: nothing
-	Loaders   []Loader  `json:"loaders"`
-	Metrics   []Metric  `json:"metrics"`
-	Tensors   []Tensor  `json:"tensors"`   // that both have, in the order of the base
-	Layers    []Layer   `json:"layers"`    // 0: as it enters the first layer; then after each; the last after the final norm
-	Diverges  int       `json:"diverges"`  // the first layer that diverges; -1: none, or not measured
-	Histogram []Bin     `json:"histogram"` // of the KLD of tokens
-	Policy    Policy    `json:"policy"`
-	Outcomes  []Outcome `json:"outcomes"` // of every gate of the policy
-	Verdict   Level     `json:"verdict"`
+	Causal bool `json:"causal"`
+	Text   Text `json:"text"`
+	// Adapters are what the candidate ran with, not merged, and BaseAdapters the base.
+	Adapters     []string  `json:"adapters"`
+	BaseAdapters []string  `json:"base_adapters"`
+	Stages       []Stage   `json:"stages"`
+	Findings     []Finding `json:"findings"` // what is wrong with the container; empty: nothing
+	Loaders      []Loader  `json:"loaders"`
+	Metrics      []Metric  `json:"metrics"`
+	Tensors      []Tensor  `json:"tensors"`   // that both have, in the order of the base
+	Layers       []Layer   `json:"layers"`    // 0: as it enters the first layer; then after each; the last after the final norm
+	Diverges     int       `json:"diverges"`  // the first layer that diverges; -1: none, or not measured
+	Histogram    []Bin     `json:"histogram"` // of the KLD of tokens
+	Policy       Policy    `json:"policy"`
+	Outcomes     []Outcome `json:"outcomes"` // of every gate of the policy
+	Verdict      Level     `json:"verdict"`
 }
 
 // Loader is what a loader makes of the candidate.

@@ -24,6 +24,8 @@ type Options struct {
 	// report calls that; empty: dense.
 	Mask      *flash.BlockMask
 	Attention string
+	// Adapters are what the candidate runs with, not merged; OfBase, what the base does.
+	Adapters, OfBase []Adapter
 	// Threads compute; 0: one per CPU. It changes no results.
 	Threads int
 	// Memory caps what the forward passes hold, in bytes; 0: what they take at their fastest.
@@ -79,6 +81,9 @@ func Run(ctx context.Context, base, candidate *hf.Checkpoint, o Options) (*Resul
 		r.Text.Sequences, r.Text.Tokens, r.Text.BLAKE3 = len(o.Text.Sequences), o.Text.Tokens, o.Text.BLAKE3
 	}
 	states := &states{}
+	if states.lowRank, err = r.adapters(base, candidate, &o); err != nil {
+		return nil, err
+	}
 	if o.Text != nil && NeedsText(o.Stages) {
 		switch err := states.open(base, candidate, o); {
 		case err == nil && o.Planned != nil:

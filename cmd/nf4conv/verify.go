@@ -23,7 +23,7 @@ func verifyVerb() verb {
 		name: "verify", usage: "measure a converted model against its base, ending in pass, warn or fail", args: "BASE CANDIDATE", minArgs: 2, maxArgs: 2,
 		example: "nf4conv verify path/to/model model-nf4 --report html=report.html",
 		codes:   "0 pass (or warn, without --strict), 2 wrong usage, 3 a gate failed, 4 invalid input, 5 I/O error, 130 interrupted",
-		flags: append(append(textFlags(), attentionFlag()), []cli.Flag{
+		flags: append(append(textFlags(), attentionFlag(), adapterFlag()), []cli.Flag{
 			stringFlag("ids", "", "safetensors `FILE` with input_ids [sequences, tokens] to run the models on"),
 			&cli.IntFlag{Name: "sequences", Usage: "use the first `N` sequences of --ids (default: all)", EnvVars: env("sequences")},
 			stringFlag("stage", "", "run only some `STAGES`: container,weights,layers,logits"),
@@ -48,6 +48,7 @@ type verifyFlags struct {
 	text    string
 	cut     verify.TextOptions
 	sparse  *verify.Attention // nil: dense
+	lora    [2][]string       // adapters of the base and the candidate
 }
 
 func checkVerify(c *cli.Context, json bool) (*verifyFlags, error) {
@@ -134,6 +135,11 @@ func runVerify(ctx context.Context, a *app, g *global, c *cli.Context) (err erro
 			a.say("verify: the forward passes take %s at most", units.IBytes(memory))
 		}
 	}}
+	closeAdapters, err := f.openAdapters(&o)
+	defer func() { err = errors.Join(err, closeAdapters()) }()
+	if err != nil {
+		return err
+	}
 	if err := a.verifyText(f, sides[0], sides[1], &o); err != nil {
 		return err
 	}

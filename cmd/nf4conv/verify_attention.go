@@ -21,5 +21,5 @@ func (f *verifyFlags) attention(c *cli.Context) (err error) {
 	if f.sparse != nil && !verify.NeedsText(f.stages) {
 		return fault.Usagef("--attention has an effect only on the stages layers and logits")
 	}
-	return nil
+	return f.adapters(c)
 }

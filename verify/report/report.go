@@ -64,6 +64,11 @@ func Text(r *verify.Result) string {
 	fmt.Fprintf(&b, "base       %s\ncandidate  %s (%s)\n", r.Base.Path, r.Candidate.Path, r.Kind)
 	if r.Text.Tokens > 0 {
 		fmt.Fprintf(&b, "text       %s\n", About(&r.Text))
+		for i, list := range [][]string{r.BaseAdapters, r.Adapters} {
+			if len(list) > 0 {
+				fmt.Fprintf(&b, "adapter    of the %s, not merged: %s\n", []string{"base", "candidate"}[i], strings.Join(list, ", "))
+			}
+		}
 	}
 	for _, s := range r.Stages {
 		if !s.Ran {
