@@ -44,6 +44,9 @@ func Write(w io.Writer, format string, r *verify.Result) error {
 
 // About says in a line what the models were run on.
 func About(t *verify.Text) string {
+	if t.Tokens == 0 {
+		return "no text"
+	}
 	s := fmt.Sprintf("%d sequences, %d tokens", t.Sequences, t.Tokens)
 	if t.Name != "" {
 		s = t.Name + ": " + s
@@ -180,7 +183,7 @@ func junit(w io.Writer, r *verify.Result) error {
 func markdown(r *verify.Result) string {
 	var b strings.Builder
 	esc := strings.NewReplacer("|", "\\|", "\n", " ", "<", "&lt;", "`", "'").Replace
-	fmt.Fprintf(&b, "## nf4conv verify: %s\n\n`%s` against `%s`, %d tokens, policy %s\n\n| | gate |\n|---|---|\n", strings.ToUpper(string(r.Verdict)), esc(r.Candidate.Path), esc(r.Base.Path), r.Text.Tokens, esc(r.Policy.Name))
+	fmt.Fprintf(&b, "## nf4conv verify: %s\n\n`%s` against `%s`; %s; policy %s\n\n| | gate |\n|---|---|\n", strings.ToUpper(string(r.Verdict)), esc(r.Candidate.Path), esc(r.Base.Path), esc(About(&r.Text)), esc(r.Policy.Name))
 	for _, o := range r.Outcomes {
 		fmt.Fprintf(&b, "| %s | %s |\n", o.Level, esc(o.Text))
 	}
