@@ -146,7 +146,7 @@ func TestArchitectures(t *testing.T) {
 			four := quantized(t, base, nil)
 			r := run(t, base, four, verify.Options{Text: text})
 			for _, s := range r.Stages {
-				if !s.Ran {
+				if !s.Ran && s.Name != verify.StageRederive {
 					t.Errorf("stage %s did not run: %s", s.Name, s.Why)
 				}
 			}

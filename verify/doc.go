@@ -10,6 +10,7 @@
 //	            stored once more changes it
 //	layers      the residual stream of both models after every layer
 //	logits      the distributions over the next token: divergence, perplexity
+//	rederive    the conversion that made the candidate, repeated: the same bytes or not
 //
 // Both models are computed side by side, one layer at a time over all sequences (package
 // model), in float32. Memory is one layer of either, two residual streams of 4 bytes x tokens

@@ -66,6 +66,7 @@ var scalars = map[string]string{
 	"tokens": StageLogits, "kld.mean": StageLogits, "kld.median": StageLogits, "kld.p90": StageLogits, "kld.p99": StageLogits,
 	"kld.p999": StageLogits, "kld.max": StageLogits, "top1": StageLogits, "top5": StageLogits, "ppl.base": StageLogits,
 	"ppl.candidate": StageLogits, "ppl.ratio": StageLogits, "dp.mean": StageLogits, "dp.rms": StageLogits,
+	"rederive.tensors": StageRederive, "rederive.share": StageRederive, "rederive.differences": StageRederive,
 }
 
 // ofTensor are the figures of a tensor; those of quantization exist for 4-bit ones only.
@@ -194,11 +195,11 @@ func (g Gate) judge(r *Result) Outcome {
 		}
 		return refuse("not measured: there are no samples")
 	}
-	return g.compare(all, o)
+	return g.compare(r, all, o)
 }
 
 // compare finds what is beyond a limit.
-func (g Gate) compare(all []figure, o Outcome) Outcome {
+func (g Gate) compare(r *Result, all []figure, o Outcome) Outcome {
 	type bad struct {
 		figure
 		level Level
@@ -229,6 +230,9 @@ func (g Gate) compare(all []figure, o Outcome) Outcome {
 		if b.where != "" {
 			o.Where = append(o.Where, b.where)
 		}
+	}
+	if g.Metric == "rederive.differences" {
+		o.Where = r.differing()
 	}
 	o.Text = g.Metric + " " + figureText(worst.figure) + worst.limit
 	if n := len(o.Where); n > 0 {

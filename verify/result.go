@@ -64,7 +64,7 @@ const (
 )
 
 // Stages are the names of all stages in their order.
-var Stages = []string{StageContainer, StageWeights, StageLayers, StageLogits}
+var Stages = []string{StageContainer, StageWeights, StageLayers, StageLogits, StageRederive}
 
 // Result is everything that was measured, and what was made of it.
 type Result struct {
@@ -87,9 +87,11 @@ type Result struct {
 	Layers       []Layer   `json:"layers"`    // 0: as it enters the first layer; then after each; the last after the final norm
 	Diverges     int       `json:"diverges"`  // the first layer that diverges; -1: none, or not measured
 	Histogram    []Bin     `json:"histogram"` // of the KLD of tokens
-	Policy       Policy    `json:"policy"`
-	Outcomes     []Outcome `json:"outcomes"` // of every gate of the policy
-	Verdict      Level     `json:"verdict"`
+	// Rederived is what repeating the conversion found; absent where that was not asked for.
+	Rederived *Rederived `json:"rederived,omitempty"`
+	Policy    Policy     `json:"policy"`
+	Outcomes  []Outcome  `json:"outcomes"` // of every gate of the policy
+	Verdict   Level      `json:"verdict"`
 }
 
 // Loader is what a loader makes of the candidate.

@@ -34,8 +34,18 @@ type Options struct {
 	// Planned is called before the first stage with what the forward passes hold at most, in
 	// bytes; nil: not. It is not called when they cannot be computed.
 	Planned func(memory int64)
+	// Rederive repeats the conversion that made the candidate; nil: that stage does not run.
+	Rederive func(ctx context.Context) (*Rederived, error)
 	// Begin is called as a stage begins; nil: not.
 	Begin func(stage string)
+}
+
+// asks tells whether a stage is to run: to repeat the conversion, it is enough to say how.
+func (o *Options) asks(stage string) bool {
+	if stage == StageRederive {
+		return o.Rederive != nil
+	}
+	return len(o.Stages) == 0 || slices.Contains(o.Stages, stage)
 }
 
 // ParseStages reads a list of stages, separated by commas. Errors are of class fault.Usage.
@@ -100,9 +110,10 @@ func Run(ctx context.Context, base, candidate *hf.Checkpoint, o Options) (*Resul
 		{StageWeights, func() (string, error) { return "", r.weights(ctx, candidate, pairs, o.Threads) }},
 		{StageLayers, func() (string, error) { return r.layers(ctx, base, candidate, states, o) }},
 		{StageLogits, func() (string, error) { return r.logits(ctx, base, candidate, states, o) }},
+		{StageRederive, func() (string, error) { return r.rederive(ctx, o) }},
 	} {
 		st := Stage{Name: s.name}
-		if len(o.Stages) > 0 && !slices.Contains(o.Stages, s.name) {
+		if !o.asks(s.name) {
 			st.Why = "not asked for"
 			r.Stages = append(r.Stages, st)
 			continue

@@ -23,16 +23,16 @@ func verifyVerb() verb {
 		name: "verify", usage: "measure a converted model against its base, ending in pass, warn or fail", args: "BASE CANDIDATE", minArgs: 2, maxArgs: 2,
 		example: "nf4conv verify path/to/model model-nf4 --report html=report.html",
 		codes:   "0 pass (or warn, without --strict), 2 wrong usage, 3 a gate failed, 4 invalid input, 5 I/O error, 130 interrupted",
-		flags: append(append(textFlags(), attentionFlag(), adapterFlag()), []cli.Flag{
+		flags: slices.Concat(textFlags(), []cli.Flag{attentionFlag(), adapterFlag()}, rederiveFlags(), []cli.Flag{
 			stringFlag("ids", "", "safetensors `FILE` with input_ids [sequences, tokens] to run the models on"),
 			&cli.IntFlag{Name: "sequences", Usage: "use the first `N` sequences of --ids (default: all)", EnvVars: env("sequences")},
-			stringFlag("stage", "", "run only some `STAGES`: container,weights,layers,logits"),
+			stringFlag("stage", "", "run only some `STAGES`: container,weights,layers,logits,rederive"),
 			listFlag("max", "fail when a figure is more, as in `NAME=VALUE`; repeatable, replaces the default policy"),
 			listFlag("min", "fail when a figure is less, as in `NAME=VALUE`; repeatable, replaces the default policy"),
 			stringFlag("policy", "", "YAML `FILE` of gates, instead of the default policy"),
 			boolFlag("strict", "let a warning fail"),
 			listFlag("report", "write a report, `FORMAT=FILE`: json, junit, html, md or text; - is stdout; repeatable"),
-		}...),
+		}),
 		uses: []string{"threads", "memory", "progress"}, run: runVerify,
 	}
 }
@@ -49,12 +49,17 @@ type verifyFlags struct {
 	cut     verify.TextOptions
 	sparse  *verify.Attention // nil: dense
 	lora    [2][]string       // adapters of the base and the candidate
+
+	rederive *rederiveChoice // nil: not asked for
 }
 
 func checkVerify(c *cli.Context, json bool) (*verifyFlags, error) {
 	f := &verifyFlags{strict: c.Bool("strict"), ids: c.String("ids"), limit: c.Int("sequences")}
 	var err error
 	if f.stages, err = verify.ParseStages(c.String("stage")); err != nil {
+		return nil, err
+	}
+	if f.rederive, err = checkRederive(c, f.stages); err != nil {
 		return nil, err
 	}
 	if f.limit < 0 {
@@ -143,6 +148,9 @@ func runVerify(ctx context.Context, a *app, g *global, c *cli.Context) (err erro
 	if err := a.verifyText(f, sides[0], sides[1], &o); err != nil {
 		return err
 	}
+	if f.rederive != nil {
+		o.Rederive = f.rederive.of(sides[0], sides[1], g.threads)
+	}
 	r, err := verify.Run(ctx, sides[0], sides[1], o)
 	if err != nil {
 		return err
@@ -152,6 +160,7 @@ func runVerify(ctx context.Context, a *app, g *global, c *cli.Context) (err erro
 		d := verify.DefaultPolicy(r.Kind, r.Causal, f.stages)
 		p = &d
 	}
+	f.rederive.addGates(p)
 	p.Judge(r)
 	return a.reportVerify(r, f, g.json)
 }

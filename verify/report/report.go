@@ -90,6 +90,9 @@ func Text(r *verify.Result) string {
 	if r.Diverges >= 0 {
 		fmt.Fprintf(&b, "%-20s layer %d\n", "diverges first", r.Diverges)
 	}
+	for _, d := range differences(r, 5) {
+		fmt.Fprintf(&b, "differs    %s\n", d)
+	}
 	for _, o := range r.Outcomes {
 		fmt.Fprintf(&b, "%-4s  %s\n", strings.ToUpper(string(o.Level)), o.Text)
 	}
@@ -110,6 +113,23 @@ func withError(m verify.Metric) string {
 		s += " ± " + strconv.FormatFloat(e, 'g', 2, 64)
 	}
 	return s
+}
+
+// differences are the first n things that the repeated conversion writes otherwise, one line
+// each, and how many more there are.
+func differences(r *verify.Result, n int) []string {
+	if r.Rederived == nil {
+		return nil
+	}
+	var out []string
+	all := r.Rederived.Differences
+	for _, d := range all[:min(n, len(all))] {
+		out = append(out, d.String())
+	}
+	if len(all) > n {
+		out = append(out, fmt.Sprintf("and %d more", len(all)-n))
+	}
+	return out
 }
 
 // worst are the n tensors of the largest error ratio, or relative error.
@@ -194,6 +214,9 @@ func markdown(r *verify.Result) string {
 	b.WriteString("\n| worst tensors | relative error | expected | gain |\n|---|---:|---:|---:|\n")
 	for _, t := range worst(r, 5) {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", esc(t.Name), num(t.RelError), num(t.Expected), num(t.Gain))
+	}
+	for _, d := range differences(r, 20) {
+		fmt.Fprintf(&b, "\nDiffers: %s\n", esc(d))
 	}
 	for _, s := range r.Stages {
 		if !s.Ran {

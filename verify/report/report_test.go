@@ -27,6 +27,7 @@ func sample() *verify.Result {
 			{Name: "u", FourBit: true, RelError: 0.2, Expected: 0.1, ErrorRatio: 2, Gain: 1},
 		},
 		Layers:    []verify.Layer{{Layer: 0}, {Layer: 1, RelError: 0.7}, {Layer: 2, RelError: nan}},
+		Rederived: &verify.Rederived{Verb: "quantize", Tool: "t<u", Sample: "all", Tensors: 1, Of: 2, Differences: []verify.Difference{{File: "f", Tensor: "v<w", Element: 17, Bytes: 2, Text: "code 1; expected 2"}}},
 		Histogram: []verify.Bin{{From: 0, To: 1e-6, Count: 3}, {From: 1e-6, To: 1e-5, Count: 4}, {From: 100, To: inf}},
 	}
 	p, err := verify.ReadPolicy(strings.NewReader("name: a&b\ngates: {weights.rel_error: {max: 0.1}, fourbit.gain: {max: 1.03}, top1: {min: 0.9}}"))
@@ -56,9 +57,9 @@ func TestFormats(t *testing.T) {
 		t.Errorf("junit: %v, %+v", err, s)
 	}
 	for format, want := range map[string][]string{
-		"md":   {"verify: FAIL", "a&lt;script>b: one two", "NOT RUN: logits: no &lt;ids> \\| none", "| z | - | 0.1 | - |"},
-		"text": {"NOT RUN    logits: no <ids> | none", "FAIL  weights.rel_error 0.25 (at most 0.1)", "diverges first       layer 1", "verdict    FAIL"},
-		"html": {"a&lt;script&gt;b", "not run: logits", "x&lt;y", "<svg", "a&amp;b"},
+		"md":   {"verify: FAIL", "a&lt;script>b: one two", "NOT RUN: logits: no &lt;ids> \\| none", "| z | - | 0.1 | - |", "Differs: f: v&lt;w: element 17: code 1; expected 2 (2 bytes differ)"},
+		"text": {"NOT RUN    logits: no <ids> | none", "FAIL  weights.rel_error 0.25 (at most 0.1)", "diverges first       layer 1", "differs    f: v<w: element 17: code 1", "verdict    FAIL"},
+		"html": {"a&lt;script&gt;b", "not run: logits", "x&lt;y", "t&lt;u: 1 of 2 tensors", "v&lt;w", "<svg", "a&amp;b"},
 	} {
 		got := write(t, format)
 		for _, w := range want {
