@@ -90,8 +90,11 @@ func checkVerify(c *cli.Context, json bool) (*verifyFlags, error) {
 func (f *verifyFlags) gates(c *cli.Context) error {
 	if path := c.String("policy"); path != "" {
 		file, err := os.Open(path)
+		if errors.Is(err, os.ErrNotExist) {
+			return fault.Inputf("--policy: %w", err)
+		}
 		if err != nil {
-			return err
+			return fault.IOf("--policy: %w", err)
 		}
 		p, err := verify.ReadPolicy(file)
 		if err := errors.Join(err, file.Close()); err != nil {
