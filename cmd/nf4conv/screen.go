@@ -256,7 +256,7 @@ func (a *app) showSummary(p *convert.Plan, r *convert.Result, peak int64, src st
 		line("delta", "%s", keptDelta(r.Merge))
 	}
 	line("record", "%s", r.Manifest)
-	labelled(&b, 0)("next", "nf4conv diff %s %s", quote(src), quote(r.Out)) // to be copied: never wrapped
+	labelled(&b, 0)("next", "nf4conv verify %s %s", quote(src), quote(r.Out)) // to be copied: never wrapped
 	fmt.Fprint(a.stderr, b.String())
 }
 
