@@ -173,6 +173,31 @@ func TestRederive(t *testing.T) {
 	}
 }
 
+// zeroDigest makes the first digest under key, after the last section of a name, zeros.
+func zeroDigest(s, section, key string) string {
+	at := strings.LastIndex(s, section)
+	at += strings.Index(s[at:], key) + len(key)
+	return s[:at] + strings.Repeat("0", 64) + s[at+64:]
+}
+
+// TestRederiveManifestDigest: a manifest that gives a tensor another digest is a difference.
+func TestRederiveManifestDigest(t *testing.T) {
+	kjv := filepath.Join(fixtures.Dir(t), "models", "kjv-llama")
+	p, err := Quantize(openRederive(t, kjv), DefaultQuantize())
+	out := made(t, p, err)
+	path := filepath.Join(out, ManifestName)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(zeroDigest(string(b), `"outputs"`, `"blake3": "`)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := repeat(t, kjv, out); err != nil || len(d.Differences) != 1 || d.Differences[0].File != ManifestName {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
 // TestRederiveRefuses: where the manifest or the source is another one nothing is compared.
 func TestRederiveRefuses(t *testing.T) {
 	kjv := filepath.Join(fixtures.Dir(t), "models", "kjv-llama")
@@ -184,7 +209,8 @@ func TestRederiveRefuses(t *testing.T) {
 		{"another block size", `"block_size": 64,`, `"block_size": 128,`, "the manifest says of tensor"},
 		{"no block size that there is", `"block_size": 64,`, `"block_size": 63,`, "block"},
 		{"another type", `"type": "nf4",`, `"type": "int3",`, "int3"},
-		{"another source", `"header_blake3": "`, `"header_blake3": "0000`, ""},
+		{"no digest", `"header_blake3": "`, `"header_blake3": "0000`, "64 hexadecimal digits"},
+		{"another source", "", "", "is not the checkpoint"},
 		{"no JSON", "{", "[", "no manifest"},
 		{"source digest", "", "", "is not the one that the manifest says"},
 	} {
@@ -196,10 +222,11 @@ func TestRederiveRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := strings.Replace(string(b), c.old, c.new, 1)
-		if c.name == "source digest" {
-			at := strings.LastIndex(s, `"source"`)
-			at += strings.Index(s[at:], `"blake3": "`) + len(`"blake3": "`)
-			s = s[:at] + strings.Repeat("0", 64) + s[at+64:]
+		switch c.name {
+		case "source digest":
+			s = zeroDigest(s, `"source"`, `"blake3": "`)
+		case "another source":
+			s = zeroDigest(s, `"source": {`, `"header_blake3": "`)
 		}
 		if err := os.WriteFile(path, []byte(s), 0o600); err != nil {
 			t.Fatal(err)

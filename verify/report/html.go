@@ -112,7 +112,7 @@ func layerPlot(r *verify.Result) (*plot.Plot, error) {
 	line.Color, points.Color, points.Shape = accent, accent, draw.CircleGlyph{}
 	line.Width = vg.Points(1.5)
 	p.Add(plotter.NewGrid(), line, points)
-	p.Y.Min = 0
+	p.Y.Min, p.Y.Max = 0, 1.08*p.Y.Max // the largest does not touch the edge
 	return p, nil
 }
 
@@ -161,6 +161,6 @@ func tensorPlot(r *verify.Result) (*plot.Plot, error) {
 		return nil, err
 	}
 	p.Add(plotter.NewGrid(), line, points)
-	p.Y.Min = 0
+	p.Y.Min, p.Y.Max = 0, 1.08*p.Y.Max // the largest does not touch the edge
 	return p, nil
 }
