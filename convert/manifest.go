@@ -72,6 +72,7 @@ func (r *runner) manifest(files []sealed) *Manifest {
 	m := &Manifest{
 		Schema: ManifestSchema, Tool: r.opts.Tool, Format: r.plan.Revision, Verb: r.plan.Verb,
 		Options: r.plan.Options, Source: r.plan.Source, Model: r.plan.Model, Merge: r.plan.Merge,
+		Codebooks: codebooksOf(r.plan.Jobs),
 	}
 	for _, f := range files {
 		m.Files = append(m.Files, ManifestFile{Name: f.Name, Size: f.size})
@@ -86,13 +87,6 @@ func (r *runner) manifest(files []sealed) *Manifest {
 			t.Outputs = append(t.Outputs, TensorDigest{Tensor: o.Tensor, File: r.plan.Files[o.File].Name, BLAKE3: r.records[i].Outputs[k]})
 		}
 		m.Tensors = append(m.Tensors, t)
-		if j.Quantized() {
-			w := compile(j)
-			if m.Codebooks == nil {
-				m.Codebooks = map[string]string{}
-			}
-			m.Codebooks[w.typ.String()] = treehash.Sum(floatBytes(w.typ.Codebook().Levels[:])).String()
-		}
 	}
 	return m
 }
