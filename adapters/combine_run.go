@@ -275,7 +275,8 @@ func (r *combining) collect(results []layerResult) (ranks map[string]int, biased
 		ranks[l.module] = res.f.Rank
 		r.doc.Totals.MaxRank = max(r.doc.Totals.MaxRank, res.f.Rank)
 		d := res.figures.Delta
-		delta2, apart2 = delta2+d*d, apart2+math.Pow(res.figures.Distance*d, 2)
+		apart := res.figures.Distance * d
+		delta2, apart2 = delta2+d*d, apart2+apart*apart
 		something = something || res.figures.Written > 0 || res.bias != nil
 		r.putFactors(l, res)
 		biased = biased || res.bias != nil
