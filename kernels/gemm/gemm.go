@@ -22,7 +22,13 @@
 // need no transposition after they are widened; A is transposed once into panels of 48
 // rows (24 with AVX2) whose vectors run along m. C comes out transposed, panel by panel,
 // in a block that stays in the second-level cache for all of K, and is turned as it is
-// written. One task is some rows of W against all panels.
+// written. One task is up to 128 rows of W against as many panels as leave half of that
+// cache, as large as the processor says it is, to the block of C; fewer where threads
+// would run out of tasks. While one panel is multiplied, the next is asked for.
+//
+// Up to eight rows of A are not worth a panel: reading W is all there is to it. Sixteen rows
+// of W are turned in registers and read once, float32, bfloat16 and 4 bits (in blocks of a
+// multiple of 64) as they lie; K must be a multiple of 128 for that, or W is widened first.
 package gemm
 
 import (
@@ -30,6 +36,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/nf4conv/nf4conv/kernels"
 	"github.com/nf4conv/nf4conv/kernels/panel"
 )
 
@@ -37,14 +44,14 @@ const (
 	blockK    = 256      // of the package comment: it changes bits
 	blockN    = 128      // rows of W in a task, at most
 	minN      = 32       // and at least, when there are many threads
-	blockM    = 20 * 48  // rows of A that share a packed block, at most
+	share     = 8        // tasks for each thread, where there are several: who is held up leaves some to the others
 	packBytes = 32 << 20 // of packed A, where that is not less than one panel
 )
 
 // A Multiplier has the threads and the scratch memory for products, one at a time. The
 // scratch grows to what the largest product needs: 4*K bytes per row of A that is packed
-// (at most 960 rows, at most 32 MiB unless K is above 174,762) and about 0.7 MiB a thread.
-// Goroutines live for the duration of a call.
+// (at most 32 MiB unless K is above 174,762) and, for a thread, half of a second-level cache
+// and 0.1 MiB. Goroutines live for the duration of a call.
 type Multiplier struct {
 	threads int
 	packed  []float32
@@ -78,8 +85,12 @@ func (g *Multiplier) Mul(c []float32, ldc int, a []float32, lda, m int, w *Matri
 		panic(fmt.Sprintf("gemm: internal error: c has %d elements, want %d", len(c), need))
 	}
 	p := product{Multiplier: g, kn: panel.Best(), w: w, add: add, ldc: ldc, lda: lda}
+	if m <= maxFew && w.cols > 0 && (w.wide == nil || w.step == 1) {
+		p.few(c, a, m)
+		return
+	}
 	full := panel.MaxVecs * p.kn.Lanes
-	rows := min(blockM, packBytes/4/max(1, w.cols)) / full * full
+	rows := packBytes / 4 / max(1, w.cols) / full * full
 	rows = max(rows, full)
 	for m0 := 0; m0 < m; m0 += rows {
 		n := min(rows, m-m0)
@@ -112,13 +123,30 @@ func (p *product) block(c, a []float32, n int) {
 		}
 		p.kn.Transpose(dst, width, a[i*full*p.lda:], p.lda, rows, k)
 	})
-	step := blockN
-	for step > minN && (p.w.rows+step-1)/step < 4*p.threads {
+	step, high := p.cut(n, full)
+	across := (p.w.rows + step - 1) / step
+	p.run(across*((n+high-1)/high), func(id, i int) {
+		m0, n0 := i/across*high, i%across*step
+		p.task(&p.workers[id], c[m0*p.ldc:], m0, min(n, m0+high), n0, min(p.w.rows, n0+step))
+	})
+}
+
+// cut is how many rows of W and, in whole panels, of A a task has, of n of A.
+func (p *product) cut(n, full int) (step, high int) {
+	step = blockN
+	high = max(1, kernels.L2(p.threads)/2/4/blockN/full)
+	panels := (n + full - 1) / full
+	high = min(high, panels)
+	tasks := func() int { return ((p.w.rows + step - 1) / step) * ((panels + high - 1) / high) }
+	for p.threads > 1 && high > 4 && tasks() < share*p.threads {
+		high--
+	}
+	for p.threads > 1 && step > minN && tasks() < share/2*p.threads {
 		step /= 2
 	}
-	p.run((p.w.rows+step-1)/step, func(id, i int) {
-		p.task(&p.workers[id], c, n, lanes, i*step, min(p.w.rows, (i+1)*step))
-	})
+	// Equal parts: the last task must not be a small rest.
+	parts := (panels + high - 1) / high
+	return step, (panels + parts - 1) / parts * full
 }
 
 // width is the number of lanes of a panel for so many rows of A.
@@ -126,11 +154,12 @@ func (p *product) width(rows int) int {
 	return (rows + p.kn.Lanes - 1) / p.kn.Lanes * p.kn.Lanes
 }
 
-// task multiplies the rows of W from n0 to n1 with all panels.
-func (p *product) task(s *worker, c []float32, rows, lanes, n0, n1 int) {
+// task multiplies the rows of W from n0 to n1 with the panels from row m0 of A to row m1.
+func (p *product) task(s *worker, c []float32, m0, m1, n0, n1 int) {
 	full := panel.MaxVecs * p.kn.Lanes
 	tiles := (n1 - n0 + p.kn.Rows - 1) / p.kn.Rows
 	height := tiles * p.kn.Rows
+	rows, lanes := m1-m0, p.width(m1-m0)
 	s.c = grow(s.c, lanes*height)
 	mode := panel.Store
 	if p.add {
@@ -146,15 +175,34 @@ func (p *product) task(s *worker, c []float32, rows, lanes, n0, n1 int) {
 		wb, row, step := p.w.block(s, n0, n1, k0, k, height)
 		for at := 0; at < rows; at += full {
 			width := p.width(min(full, rows-at))
-			x := p.packed[at*p.w.cols+k0*width:]
-			p.kn.Mul(s.c[at*height:], x, wb, row, step, tiles, k, width/p.kn.Lanes, mode, nil)
+			p.kn.MulNext(s.c[at*height:], p.panel(m0+at, m1, k0), wb, row, step, tiles, k, width/p.kn.Lanes, mode, nil, p.next(m0, m0+at, m1, k0))
 		}
 		mode = panel.Add
 	}
 	for at := 0; at < rows; at += full {
 		n := min(full, rows-at)
-		p.kn.Transpose(c[at*p.ldc+n0:], p.ldc, s.c[at*height:], p.width(n), n1-n0, n)
+		for j := 0; j < n; j += p.kn.Lanes { // few rows of C at a time, which are far apart
+			p.kn.Transpose(c[(at+j)*p.ldc+n0:], p.ldc, s.c[at*height+j:], p.width(n), n1-n0, min(p.kn.Lanes, n-j))
+		}
 	}
+}
+
+// panel is the part of the packed panel that begins with row m, of the rows up to m1, from
+// k0 on for one block of K.
+func (p *product) panel(m, m1, k0 int) []float32 {
+	width := p.width(min(panel.MaxVecs*p.kn.Lanes, m1-m))
+	return p.packed[m*p.w.cols+k0*width:][:width*min(blockK, p.w.cols-k0)]
+}
+
+// next is the panel that a task comes to after that of row m.
+func (p *product) next(m0, m, m1, k0 int) []float32 {
+	switch full := panel.MaxVecs * p.kn.Lanes; {
+	case m+full < m1:
+		return p.panel(m+full, m1, k0)
+	case k0+blockK < p.w.cols:
+		return p.panel(m0, m1, k0+blockK)
+	}
+	return p.panel(m0, m1, 0) // the next task's, most likely
 }
 
 // run does the tasks 0..n-1 on the threads, each on the next one left.

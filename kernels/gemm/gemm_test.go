@@ -55,18 +55,19 @@ func FuzzMul(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64) { gemmtest.Random(t, run, nf4.NF4.Codebook(), seed) })
 }
 
-// More rows of A than one packed block holds, against the same rows in two calls.
+// More rows of A than one task, or one packed block, holds, against the same rows in two calls.
 func TestManyRows(t *testing.T) {
 	eachTier(t, func(t *testing.T) {
-		const m, n, k = 1003, 9, 20
-		a, w := normal(1, m*k), gemm.F32(normal(2, n*k), n, k)
-		whole, parts := make([]float32, m*n), make([]float32, m*n)
-		g := gemm.New(2)
-		g.Mul(whole, n, a, k, m, w, false)
-		g.Mul(parts, n, a, k, 77, w, false)
-		g.Mul(parts[77*n:], n, a[77*k:], k, m-77, w, false)
-		if !slices.Equal(whole, parts) {
-			t.Error("1003 rows at once and in two parts differ")
+		for _, s := range []struct{ m, n, k, part int }{{3003, 9, 20, 77}, {120, 2, 90000, 31}} {
+			a, w := normal(1, s.m*s.k), gemm.F32(normal(2, s.n*s.k), s.n, s.k)
+			whole, parts := make([]float32, s.m*s.n), make([]float32, s.m*s.n)
+			g := gemm.New(2)
+			g.Mul(whole, s.n, a, s.k, s.m, w, false)
+			g.Mul(parts, s.n, a, s.k, s.part, w, false)
+			g.Mul(parts[s.part*s.n:], s.n, a[s.part*s.k:], s.k, s.m-s.part, w, false)
+			if !slices.Equal(whole, parts) {
+				t.Errorf("%d rows at once and in two parts differ", s.m)
+			}
 		}
 	})
 }

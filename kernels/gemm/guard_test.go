@@ -13,7 +13,7 @@ import (
 func TestNothingBeyondTheEnds(t *testing.T) {
 	eachTier(t, func(t *testing.T) {
 		for _, front := range []bool{false, true} {
-			for _, s := range []struct{ m, n, k int }{{1, 1, 1}, {3, 7, 5}, {16, 8, 64}, {49, 17, 257}} {
+			for _, s := range []struct{ m, n, k int }{{1, 1, 1}, {3, 7, 5}, {16, 8, 64}, {49, 17, 257}, {1, 16, 128}, {4, 33, 256}, {7, 48, 384}, {8, 15, 130}} {
 				floats := func(n int) []float32 { return guardtest.Floats(t, n, front) }
 				bytes := func(n int) []byte { return guardtest.Bytes(t, n, front) }
 				nk := s.n * s.k

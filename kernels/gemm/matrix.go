@@ -78,8 +78,15 @@ func (w *Matrix) block(s *worker, n0, n1, k0, k, height int) (a []float32, row, 
 	s.w = grow(s.w, blockN*blockK)
 	b := s.w[:height*k]
 	clear(b[(n1-n0)*k:])
+	w.widen(b, k, n0, n1, k0, k)
+	return b, k, 1
+}
+
+// widen copies the part of the matrix from n0 to n1 and from k0 on for k columns to rows
+// of dst that are stride apart.
+func (w *Matrix) widen(dst []float32, stride, n0, n1, k0, k int) {
 	for n := n0; n < n1; n++ {
-		dst, at := b[(n-n0)*k:][:k], n*w.cols+k0
+		dst, at := dst[(n-n0)*stride:][:k], n*w.cols+k0
 		switch {
 		case w.stored != nil:
 			size := w.format.Size()
@@ -94,7 +101,6 @@ func (w *Matrix) block(s *worker, n0, n1, k0, k, height int) (a []float32, row, 
 			}
 		}
 	}
-	return b, k, 1
 }
 
 // dequantize writes elements of the flattened matrix from at on. They may start and end

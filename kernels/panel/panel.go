@@ -52,10 +52,11 @@ type Kernel struct {
 	Lanes int    // float32 elements in a vector
 
 	mul       [MaxVecs + 1]mulFunc
+	few       [formats][MaxFew + 1]fewFunc
 	transpose func(dst *float32, ldd int, src *float32, lds, rows, cols int)
 }
 
-type mulFunc func(c, b, a *float32, aRow, aStep, tiles, k, mode int, scale *float32)
+type mulFunc func(c, b, a *float32, aRow, aStep, tiles, k, mode int, scale, next *float32, line int)
 
 var generic = Kernel{Tier: "generic", Rows: 4, Lanes: 8}
 
@@ -81,10 +82,19 @@ func All() []*Kernel {
 // below 0.1 ms at 90 GFLOP/s.
 const maxCall = 1 << 22
 
+// lineLen is the number of float32 elements in a line of the caches.
+const lineLen = 16
+
 // Mul multiplies tiles*Rows rows of a with the panel b of k rows and vecs vectors; the
 // package comment defines the result. scale is used by Rescale only. Strides must not be
 // negative and slices must reach to the last element used; otherwise Mul panics.
 func (kn *Kernel) Mul(c, b, a []float32, aRow, aStep, tiles, k, vecs int, mode Mode, scale []float32) {
+	kn.MulNext(c, b, a, aRow, aStep, tiles, k, vecs, mode, scale, nil)
+}
+
+// MulNext is Mul, which meanwhile asks memory for next, the panel that the caller comes to
+// after this one.
+func (kn *Kernel) MulNext(c, b, a []float32, aRow, aStep, tiles, k, vecs int, mode Mode, scale, next []float32) {
 	if tiles == 0 {
 		return
 	}
@@ -106,13 +116,20 @@ func (kn *Kernel) Mul(c, b, a []float32, aRow, aStep, tiles, k, vecs int, mode M
 		return
 	}
 	most := max(1, maxCall/(kn.Rows*w*max(1, k)))
-	for at := 0; at < tiles; at += most {
+	for at := 0; at < tiles; {
 		n, row := min(most, tiles-at), at*kn.Rows
 		var ap *float32 // a may be empty when k is 0
 		if k > 0 {
 			ap = &a[row*aRow]
 		}
-		kn.mul[vecs](&c[row*w], unsafe.SliceData(b), ap, aRow, aStep, n, k, int(mode), unsafe.SliceData(scale))
+		ahead, line := &c[row*w], 0 // what is needed anyway, again and again
+		if asked := k / 4 * lineLen; asked > 0 && len(next) > 0 {
+			ahead, line = &next[0], 4*lineLen
+			n = min(n, (len(next)+asked-1)/asked)
+			next = next[min(len(next), n*asked):]
+		}
+		kn.mul[vecs](&c[row*w], unsafe.SliceData(b), ap, aRow, aStep, n, k, int(mode), unsafe.SliceData(scale), ahead, line)
+		at += n
 	}
 }
 

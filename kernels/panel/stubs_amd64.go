@@ -7,17 +7,62 @@ package panel
 // mul1xAVX512 works like mulGeneric with 1*16 columns and 8 rows a tile.
 //
 //go:noescape
-func mul1xAVX512(c *float32, b *float32, a *float32, aRow int, aStep int, tiles int, k int, mode int, scale *float32)
+func mul1xAVX512(c *float32, b *float32, a *float32, aRow int, aStep int, tiles int, k int, mode int, scale *float32, next *float32, line int)
 
 // mul2xAVX512 works like mulGeneric with 2*16 columns and 8 rows a tile.
 //
 //go:noescape
-func mul2xAVX512(c *float32, b *float32, a *float32, aRow int, aStep int, tiles int, k int, mode int, scale *float32)
+func mul2xAVX512(c *float32, b *float32, a *float32, aRow int, aStep int, tiles int, k int, mode int, scale *float32, next *float32, line int)
 
 // mul3xAVX512 works like mulGeneric with 3*16 columns and 8 rows a tile.
 //
 //go:noescape
-func mul3xAVX512(c *float32, b *float32, a *float32, aRow int, aStep int, tiles int, k int, mode int, scale *float32)
+func mul3xAVX512(c *float32, b *float32, a *float32, aRow int, aStep int, tiles int, k int, mode int, scale *float32, next *float32, line int)
+
+// few1AVX512 works like fewGeneric with 1 rows of a.
+//
+//go:noescape
+func few1AVX512(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// few2AVX512 works like fewGeneric with 2 rows of a.
+//
+//go:noescape
+func few2AVX512(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// few4AVX512 works like fewGeneric with 4 rows of a.
+//
+//go:noescape
+func few4AVX512(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// fewBF161AVX512 works like fewGeneric with 1 rows of a.
+//
+//go:noescape
+func fewBF161AVX512(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// fewBF162AVX512 works like fewGeneric with 2 rows of a.
+//
+//go:noescape
+func fewBF162AVX512(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// fewBF164AVX512 works like fewGeneric with 4 rows of a.
+//
+//go:noescape
+func fewBF164AVX512(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// fewQuant41AVX512 works like fewGeneric with 1 rows of a.
+//
+//go:noescape
+func fewQuant41AVX512(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// fewQuant42AVX512 works like fewGeneric with 2 rows of a.
+//
+//go:noescape
+func fewQuant42AVX512(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// fewQuant44AVX512 works like fewGeneric with 4 rows of a.
+//
+//go:noescape
+func fewQuant44AVX512(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
 
 // transposeAVX512 works like transposeGeneric; rows and cols are positive multiples of 16.
 //
@@ -27,17 +72,62 @@ func transposeAVX512(dst *float32, ldd int, src *float32, lds int, rows int, col
 // mul1xAVX2 works like mulGeneric with 1*8 columns and 4 rows a tile.
 //
 //go:noescape
-func mul1xAVX2(c *float32, b *float32, a *float32, aRow int, aStep int, tiles int, k int, mode int, scale *float32)
+func mul1xAVX2(c *float32, b *float32, a *float32, aRow int, aStep int, tiles int, k int, mode int, scale *float32, next *float32, line int)
 
 // mul2xAVX2 works like mulGeneric with 2*8 columns and 4 rows a tile.
 //
 //go:noescape
-func mul2xAVX2(c *float32, b *float32, a *float32, aRow int, aStep int, tiles int, k int, mode int, scale *float32)
+func mul2xAVX2(c *float32, b *float32, a *float32, aRow int, aStep int, tiles int, k int, mode int, scale *float32, next *float32, line int)
 
 // mul3xAVX2 works like mulGeneric with 3*8 columns and 4 rows a tile.
 //
 //go:noescape
-func mul3xAVX2(c *float32, b *float32, a *float32, aRow int, aStep int, tiles int, k int, mode int, scale *float32)
+func mul3xAVX2(c *float32, b *float32, a *float32, aRow int, aStep int, tiles int, k int, mode int, scale *float32, next *float32, line int)
+
+// few1AVX2 works like fewGeneric with 1 rows of a.
+//
+//go:noescape
+func few1AVX2(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// few2AVX2 works like fewGeneric with 2 rows of a.
+//
+//go:noescape
+func few2AVX2(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// few4AVX2 works like fewGeneric with 4 rows of a.
+//
+//go:noescape
+func few4AVX2(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// fewBF161AVX2 works like fewGeneric with 1 rows of a.
+//
+//go:noescape
+func fewBF161AVX2(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// fewBF162AVX2 works like fewGeneric with 2 rows of a.
+//
+//go:noescape
+func fewBF162AVX2(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// fewBF164AVX2 works like fewGeneric with 4 rows of a.
+//
+//go:noescape
+func fewBF164AVX2(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// fewQuant41AVX2 works like fewGeneric with 1 rows of a.
+//
+//go:noescape
+func fewQuant41AVX2(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// fewQuant42AVX2 works like fewGeneric with 2 rows of a.
+//
+//go:noescape
+func fewQuant42AVX2(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
+
+// fewQuant44AVX2 works like fewGeneric with 4 rows of a.
+//
+//go:noescape
+func fewQuant44AVX2(c *float32, cRow int, a *float32, w *byte, wRow int, k int, add int, scales *float32, levels *float32, next *byte, line int)
 
 // transposeAVX2 works like transposeGeneric; rows and cols are positive multiples of 8.
 //

@@ -98,6 +98,7 @@ func Run(t *testing.T, mul Mul, book *quant4.Codebook) {
 	}
 	t.Run("non-finite", func(t *testing.T) { nonFinite(t, mul) })
 	t.Run("bits", func(t *testing.T) { bits(t, mul, book) })
+	t.Run("few rows", func(t *testing.T) { fewRows(t, mul, book) })
 }
 
 // Random checks one product of random shape, weights and options.
@@ -242,6 +243,40 @@ func bits(t *testing.T, mul Mul, book *quant4.Codebook) {
 			got := make([]float32, n)
 			mul(2, got, n, a[i*k:], k, 1, w, false)
 			same(t, fmt.Sprintf("%s, row %d on its own", src.Name, i), got, want[i*n:][:n])
+		}
+	}
+}
+
+// fewRows: up to ten rows on their own, added or not, have the bits that they have among
+// many; in widths that weights are read in as they lie, and in others.
+func fewRows(t *testing.T, mul Mul, book *quant4.Codebook) {
+	const m, n = 60, 75
+	for _, k := range []int{1, 3, 16, 128, 130, 256, 384, 500, 1152} {
+		r := rand.New(rand.NewPCG(uint64(k), 9))
+		a, ws, old := make([]float32, m*k), make([]float32, n*k), make([]float32, m*n)
+		for _, s := range [][]float32{a, ws, old} {
+			for i := range s {
+				s[i] = float32(r.NormFloat64())
+			}
+		}
+		for i := range k { // products that are rounded to -0
+			a[20*k+i], ws[i] = -0x1p-140, 0x1p-120
+		}
+		for _, src := range Sources(book) {
+			w, _ := src.Make(ws, n, k)
+			for _, add := range []bool{false, true} {
+				want := append([]float32(nil), old...)
+				mul(1, want, n, a, k, m, w, add)
+				for rows := 1; rows <= 10; rows++ {
+					first := r.IntN(m - rows)
+					if rows == 1 {
+						first = 20
+					}
+					got := append([]float32(nil), old[first*n:][:rows*n]...)
+					mul(1+r.IntN(3), got, n, a[first*k:], k, rows, w, add)
+					same(t, fmt.Sprintf("%s, k %d, add %v, %d rows from %d", src.Name, k, add, rows, first), got, want[first*n:][:rows*n])
+				}
+			}
 		}
 	}
 }
