@@ -40,7 +40,8 @@
 // softmax never cross lanes, the probabilities are where the second product wants them,
 // and out comes as [value dimension][query]. The query heads that share a key head lie in
 // the same panel, token by token. A unit of work is 192 such rows against all keys they
-// see, in chunks of 128 keys; units are handed out longest first.
+// see, in chunks of 128 keys, or 96 rows where there would be fewer than 128 units; units
+// are handed out longest first.
 package flash
 
 import (

@@ -137,7 +137,7 @@ func TestBuilders(t *testing.T) {
 
 // Memory is that of the scratch, whatever the number of tokens, and of the list of units.
 func TestMemory(t *testing.T) {
-	const d, unit = 64, 192
+	const d, unit = 64, 96 // of few tokens
 	bytes := func(n int) int {
 		x := make([]float32, n*d)
 		h := flash.F32(x, d, d)

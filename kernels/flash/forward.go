@@ -10,7 +10,8 @@ import (
 )
 
 const (
-	unitRows = 192 // queries that share what is read of keys and values
+	unitRows = 192 // queries that share what is read of keys and values, at most
+	fewUnits = 128 // below so many units, they are of half as many queries: 16 threads shall not wait long for the last
 	chunk    = 128 // keys between two steps of the online softmax: it changes bits
 )
 
@@ -26,6 +27,7 @@ type call struct {
 	c, cLow     float32 // the same in two parts
 	left, right int
 	tokens      int // of all queries
+	unitRows    int // depends on shapes alone: in a window or a mask, it changes bits
 	units       []unit
 }
 
@@ -62,8 +64,15 @@ func (a *Attention) Forward(p *Params) {
 	}
 	c.left, c.right = p.reach(far)
 	c.tokens = p.queryTokens()
+	c.unitRows = unitRows
 	for _, s := range seqs {
 		c.plan(s)
+	}
+	if len(c.units) < fewUnits {
+		c.unitRows, c.units = unitRows/2, c.units[:0]
+		for _, s := range seqs {
+			c.plan(s)
+		}
 	}
 	// The longest first, so that no thread is left alone with one at the end.
 	slices.SortStableFunc(c.units, func(x, y unit) int { return y.cost - x.cost })
@@ -94,8 +103,8 @@ func (c *call) plan(s sequence) {
 	}
 	for head := range c.KVHeads {
 		for b0 := 0; b0 < rows; b0 += step {
-			for r0 := b0; r0 < min(rows, b0+step); r0 += unitRows {
-				u := unit{sequence: s, head: head, r0: r0, r1: min(rows, b0+step, r0+unitRows)}
+			for r0 := b0; r0 < min(rows, b0+step); r0 += c.unitRows {
+				u := unit{sequence: s, head: head, r0: r0, r1: min(rows, b0+step, r0+c.unitRows)}
 				lo, hi := c.visible(&u, u.r0, u.r1)
 				c.keys(&u, lo, hi, func(j0, j1 int) { u.cost += (j1 - j0) * (u.r1 - u.r0) })
 				c.units = append(c.units, u)
