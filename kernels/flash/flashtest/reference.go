@@ -2,6 +2,8 @@ package flashtest
 
 import (
 	"math"
+	"math/rand/v2"
+	"slices"
 
 	"github.com/nf4conv/nf4conv/kernels/cast"
 	"github.com/nf4conv/nf4conv/kernels/flash"
@@ -9,8 +11,7 @@ import (
 
 // reference is textbook attention of one query: every score, their softmax, the sum. The
 // exact one computes in float64. The plain ones round everything to float32, as a simple
-// program would, one with sums in ascending and one in descending order: their errors say
-// what is unavoidable. All follow the package comment of kernels/flash and share no code
+// program would, with sums in several orders: their errors say what is unavoidable. All follow the package comment of kernels/flash and share no code
 // with it.
 type reference struct {
 	*flash.Params
@@ -27,19 +28,37 @@ func (r *reference) sees(b, i, j int) bool {
 		(r.Mask == nil || r.Mask.Has(i, j))
 }
 
-// attend computes query i of sequence b in head h in the precision of F, with sums in
-// ascending or descending order. size is the largest sum of magnitudes of the terms of a
-// score, in which its rounding errors are measured; descending order leaves it out.
-func attend[F float32 | float64](r *reference, b, i, h int, descending bool) (out []F, lse, size float64) {
+// order is a way in which sums are taken: ascending (0), descending (1) or, above, one of
+// many shuffled ones, with the terms of a score in several partial sums, as vectors take
+// them: equal terms have the same sum in any sequence.
+type order int
+
+func (o order) partial() int {
+	if o < 2 {
+		return 1
+	}
+	return 1 << (o % 5)
+}
+
+func (o order) of(n int) []int {
+	list := everyOne(n)
+	switch {
+	case o == 1:
+		slices.Reverse(list)
+	case o > 1:
+		rand.New(rand.NewPCG(uint64(o), uint64(n))).Shuffle(n, func(i, j int) { list[i], list[j] = list[j], list[i] })
+	}
+	return list
+}
+
+// attend computes query i of sequence b in head h in the precision of F, with sums in the
+// given order. size is the largest sum of magnitudes of the terms of a score, in which its
+// rounding errors are measured.
+func attend[F float32 | float64](r *reference, b, i, h int, sums order) (out []F, lse, size float64) {
 	c := r.c
 	q0, k0 := c.starts(b)
 	sk, hk := c.keys(b), h/(c.Heads/c.KVHeads)
-	at := func(i, n int) int {
-		if descending {
-			return n - 1 - i
-		}
-		return i
-	}
+	dims, keys, parts := sums.of(c.Dim), sums.of(sk), make([]F, sums.partial())
 	q := r.q[((q0+i)*c.Heads+h)*c.Dim:][:c.Dim]
 	scale := F(r.Scale)
 	if scale == 0 {
@@ -56,17 +75,15 @@ func attend[F float32 | float64](r *reference, b, i, h int, descending bool) (ou
 		}
 		k := r.k[((k0+j)*c.KVHeads+hk)*c.Dim:][:c.Dim]
 		var s F
-		if descending {
-			for d := len(q) - 1; d >= 0; d-- {
-				s += F(F(q[d]) * F(k[d])) //nolint:unconvert // it forbids a fused multiply-add
-			}
-		} else {
-			terms := 0.0
-			for d := range q {
-				s += F(F(q[d]) * F(k[d])) //nolint:unconvert // it forbids a fused multiply-add
-				terms += math.Abs(float64(q[d]) * float64(k[d]))
-			}
-			size = max(size, terms*float64(scale))
+		terms := 0.0
+		clear(parts)
+		for n, d := range dims {
+			parts[n%len(parts)] += F(F(q[d]) * F(k[d])) //nolint:unconvert // it forbids a fused multiply-add
+			terms += math.Abs(float64(q[d]) * float64(k[d]))
+		}
+		size = max(size, terms*float64(scale))
+		for _, part := range parts {
+			s += part
 		}
 		s *= scale
 		if r.Softcap != 0 {
@@ -82,8 +99,8 @@ func attend[F float32 | float64](r *reference, b, i, h int, descending bool) (ou
 		return out, float64(top), size
 	}
 	var z F
-	for n := range x {
-		if j := at(n, sk); seen[j] {
+	for _, j := range keys {
+		if seen[j] {
 			x[j] = F(math.Exp(float64(x[j] - top)))
 			z += x[j]
 		}
@@ -91,8 +108,7 @@ func attend[F float32 | float64](r *reference, b, i, h int, descending bool) (ou
 	if r.Sinks != nil {
 		z += F(math.Exp(float64(F(r.Sinks[h]) - top)))
 	}
-	for n := range x {
-		j := at(n, sk)
+	for _, j := range keys {
 		if !seen[j] {
 			continue
 		}
