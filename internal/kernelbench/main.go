@@ -6,6 +6,7 @@
 // "tier": name}. Requests are
 //
 //	{"op": "peak", "threads": 1}                            multiply-adds in registers
+//	{"op": "read"}                                          256 MiB from memory in one thread; "flop" is bytes
 //	{"op": "gemm", "threads": 1, "m": 2048, "n": 2048, "k": 2048, "weights": "float32"}
 //	{"op": "attention", "threads": 1, "heads": 8, "s": 2048, "d": 128, "causal": true,
 //	 "format": "float32", "block": 64, "density": 0.1}
@@ -116,6 +117,12 @@ func prepare(r request) (run func(), flop float64, err error) {
 			return nil, 0, errors.New("peak: the generic tier has no vector instructions")
 		}
 		return run, flop, nil
+	case "read":
+		raw := make([]byte, 256<<20)
+		for i := range raw {
+			raw[i] = byte(i) & 0x3f // finite numbers of bfloat16
+		}
+		return func() { cast.FirstNonFinite(raw, kernels.BF16) }, float64(len(raw)), nil
 	case "gemm":
 		if r.M < 1 || r.N < 1 || r.K < 1 {
 			return nil, 0, fmt.Errorf("gemm of %d x %d x %d: expected positive sizes", r.M, r.N, r.K)
@@ -130,7 +137,7 @@ func prepare(r request) (run func(), flop float64, err error) {
 	case "attention":
 		return attention(r, rnd, normal)
 	}
-	return nil, 0, fmt.Errorf("op %q: expected peak, gemm or attention", r.Op)
+	return nil, 0, fmt.Errorf("op %q: expected peak, read, gemm or attention", r.Op)
 }
 
 func weights(r request, w []float32) (*gemm.Matrix, error) {

@@ -114,9 +114,15 @@ def main():
                 a, w = torch.randn(n, n), torch.randn(n, n)
                 case(ours, roofs, f"gemm {n}^3 float32", threads, dict(op="gemm", m=n, n=n, k=n), lambda: torch.matmul(a, w.T))
             if args.only in (None, "weights"):
-                for m in (1, 16, 512):
-                    for weights in ("float32", "bfloat16", "nf4"):
-                        case(ours, roofs, f"gemm {m} x 2048 x 8192, {weights} weights", threads, dict(op="gemm", m=m, n=8192, k=2048, weights=weights))
+                n, k = 8192, 2048
+                read = [ask["flop"] / ask[FIELD] / 1e9 for ask in (roofs.ask(op="read") for _ in range(args.rounds))]
+                print(f"one thread reads {statistics.median(read):.1f} GB/s")
+                for m in (1, 2, 4, 8, 16, 512):
+                    for weights, bytes_of in (("float32", 4), ("bfloat16", 2), ("nf4", 0.5 + 4 / 64)):
+                        row = case(ours, roofs, f"gemm {m} x {k} x {n}, {weights} weights", threads, dict(op="gemm", m=m, n=n, k=k, weights=weights))
+                        if m <= 16:
+                            rate = n * k * bytes_of / statistics.median(row["seconds"]) / 1e9
+                            print(f"    {rate:.1f} GB/s of weights, {100 * rate / statistics.median(read):.0f} % of one thread's reading")
             if args.only in (None, "attention"):
                 for d in (64, 128):
                     for s in args.lengths:
