@@ -43,7 +43,7 @@ var layers = map[string]string{
 	"internal/kernelbench":           "kernels nf4",
 	"fixtures":                       "",
 	"model":                          "kernels arch internal formats weights",
-	"verify":                         "kernels compare inspect model internal formats verify/metric +github.com/klauspost/compress +github.com/goccy/go-yaml +golang.org/x/sync",
+	"verify":                         "kernels lora compare inspect model internal formats verify/metric +github.com/klauspost/compress +github.com/goccy/go-yaml +golang.org/x/sync",
 	"verify/metric":                  "kernels/vexp",
 	"verify/report":                  "verify internal +gonum.org/v1/plot",
 	"internal/forward":               "model internal formats",

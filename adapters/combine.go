@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/formats/peft"
 	"github.com/nf4conv/nf4conv/internal/fault"
 	"github.com/nf4conv/nf4conv/internal/treehash"
@@ -272,13 +271,4 @@ func (o *CombineOptions) blend() lora.Blend {
 		}
 	}
 	return b
-}
-
-// readFloats reads a tensor as float32 and refuses values that are not finite.
-func readFloats(t hf.Tensor) ([]float32, error) {
-	b, err := bytesOf(t)
-	if err != nil {
-		return nil, err
-	}
-	return floatsOf(t, b)
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/formats/peft"
 	"github.com/nf4conv/nf4conv/internal/fault"
-	"github.com/nf4conv/nf4conv/kernels/cast"
 )
 
 // held is a tensor that takes the place of one of the base, in some adapters.
@@ -161,19 +160,6 @@ func (r *combining) same(from []int, ts []hf.Tensor, trained bool) ([]byte, erro
 		return nil, fault.WithHint(fault.Inputf("tensor %q: %q and %q hold different values of the base", t.Name, r.path(from[0]), r.path(from[k+1])), "the adapters were trained on different bases")
 	}
 	return first, nil
-}
-
-func floatsOf(t hf.Tensor, b []byte) ([]float32, error) {
-	f, ok := t.DType.Float()
-	if !ok {
-		return nil, fault.Inputf("tensor %q: dtype %s; expected F32, BF16 or F16", t.Name, t.DType)
-	}
-	v := make([]float32, t.Elems())
-	cast.ToF32(v, b, f)
-	if !finite(v) {
-		return nil, fault.Inputf("tensor %q has values that are not finite", t.Name)
-	}
-	return v, nil
 }
 
 func finite(v []float32) bool {

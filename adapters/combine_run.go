@@ -175,10 +175,10 @@ func (r *combining) compute(l *layerPairs, dc *lora.Decomposer) (res layerResult
 	var pairs []lora.Pair
 	for k, t := range l.targets {
 		p := lora.Pair{Rank: int(t.A.Shape[0]), Scale: l.scales[k], Weight: r.inputs[l.from[k]].Weight}
-		if p.A, res.err = readFloats(t.A); res.err != nil {
+		if p.A, res.err = peft.ReadAll(&t.A); res.err != nil {
 			return res
 		}
-		if p.B, res.err = readFloats(t.B); res.err != nil {
+		if p.B, res.err = peft.ReadAll(&t.B); res.err != nil {
 			return res
 		}
 		pairs = append(pairs, p)
@@ -249,7 +249,7 @@ func (r *combining) biasOf(l *layerPairs) ([]float32, error) {
 		if t.Bias == nil {
 			continue
 		}
-		v, err := readFloats(*t.Bias)
+		v, err := peft.ReadAll(t.Bias)
 		if err != nil {
 			return nil, err
 		}

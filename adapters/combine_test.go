@@ -69,7 +69,7 @@ func product(a, b []float32, rank int, scale float64) []float64 {
 
 func floatsIn(t *testing.T, x hf.Tensor) []float32 {
 	t.Helper()
-	v, err := readFloats(x)
+	v, err := peft.ReadAll(&x)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +305,7 @@ func TestCombineConflicts(t *testing.T) {
 		"twice":     {[2]float64{1, 1}, []string{save(1), save(1)}, "counts 2"},
 		"added to":  {[2]float64{1, 1}, []string{save(1), made(t, "", tensor("head.lora_A.weight", []int64{1, 2}, 1, 2), tensor("head.lora_B.weight", []int64{1, 1}, 1))}, "replaces the weight to which"},
 		"shape":     {[2]float64{1, 1}, []string{save(1), made(t, "", tensor("q.lora_A.weight", []int64{1, 1}, 1), b)}, "for a layer of 2 outputs and 2 inputs"},
-		"infinite":  {[2]float64{1, 1}, []string{save(1), made(t, "", tensor("q.lora_A.weight", []int64{1, 2}, infinite, 1), b)}, "not finite"},
+		"infinite":  {[2]float64{1, 1}, []string{save(1), made(t, "", tensor("q.lora_A.weight", []int64{1, 2}, infinite, 1), b)}, "value at 0 is +Inf"},
 		"task":      {[2]float64{1, 1}, []string{made(t, `, "task_type": "CAUSAL_LM"`, a, b), made(t, `, "task_type": "SEQ_CLS"`, a, b)}, "task_type"},
 		"one bias":  {[2]float64{1, 1}, []string{made(t, `, "lora_bias": true`, a, b, tensor("q.lora_B.bias", []int64{2}, 1, 2)), made(t, "", tensor("k.lora_A.weight", []int64{1, 2}, 1, 2), tensor("k.lora_B.weight", []int64{1, 1}, 1))}, "this one has none"},
 	} {

@@ -121,3 +121,20 @@ func (m *Manifest) write(w io.Writer) error {
 	_, err = io.WriteString(w, "\n ]\n}\n")
 	return err
 }
+
+// codebooksOf are the digests of the code books that the jobs of a plan use.
+func codebooksOf(jobs []Job) map[string]string {
+	var out map[string]string
+	for i := range jobs {
+		if j := &jobs[i]; j.Quantized() {
+			w := compile(j)
+			if out == nil {
+				out = map[string]string{}
+			}
+			if out[w.typ.String()] == "" {
+				out[w.typ.String()] = treehash.Sum(floatBytes(w.typ.Codebook().Levels[:])).String()
+			}
+		}
+	}
+	return out
+}

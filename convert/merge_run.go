@@ -1,11 +1,10 @@
 package convert
 
 import (
-	"math"
 	"slices"
 	"sync"
 
-	"github.com/nf4conv/nf4conv/formats/hf"
+	"github.com/nf4conv/nf4conv/formats/peft"
 	"github.com/nf4conv/nf4conv/formats/safetensors"
 	"github.com/nf4conv/nf4conv/internal/fault"
 	"github.com/nf4conv/nf4conv/kernels"
@@ -189,7 +188,7 @@ func (m *merging) setRows(v, old, add []float32, first int64) {
 func (m *merging) prepare(w *work) error {
 	j := w.job
 	if s := m.work.rows; s != nil {
-		x, err := readFloats(j.Inputs[s.Input].tensor)
+		x, err := peft.ReadAll(&j.Inputs[s.Input].tensor)
 		if err != nil {
 			return err
 		}
@@ -220,7 +219,7 @@ func (m *merging) prepare(w *work) error {
 
 // norms makes the factors of DoRA in a pass of its own over the weight.
 func (m *merging) norms(w *work, t *Term) error {
-	magnitude, err := readFloats(w.job.Inputs[t.Magnitude].tensor)
+	magnitude, err := peft.ReadAll(&w.job.Inputs[t.Magnitude].tensor)
 	if err != nil {
 		return err
 	}
@@ -254,7 +253,7 @@ func matrix(shape []int64) (rows, cols int64) {
 // loadTerm reads a term's factors and lays them out.
 func loadTerm(j *Job, t *Term) (lora.Term, error) {
 	in := func(k int) (*Ref, []float32, error) {
-		x, err := readFloats(j.Inputs[k].tensor)
+		x, err := peft.ReadAll(&j.Inputs[k].tensor)
 		return &j.Inputs[k], x, err
 	}
 	rb, b, err := in(t.B)
@@ -290,7 +289,7 @@ func loadExperts(j *Job, t *Term, b []float32) (lora.Term, error) {
 	}
 	var out lora.Term
 	for e := first; e <= last; e++ {
-		ae, err := readFloatsAt(ra.tensor, int64(e*rank*x), rank*x)
+		ae, err := peft.ReadFloats(&ra.tensor, int64(e*rank*x), rank*x)
 		if err != nil {
 			return nil, err
 		}
@@ -306,29 +305,6 @@ func loadExperts(j *Job, t *Term, b []float32) (lora.Term, error) {
 		out = append(out, lora.NewProduct(rows, cols, rank, l, r, float32(t.Scale)))
 	}
 	return out, nil
-}
-
-// readFloats reads a small tensor whole.
-func readFloats(t hf.Tensor) ([]float32, error) { return readFloatsAt(t, 0, int(t.Elems())) }
-
-func readFloatsAt(t hf.Tensor, first int64, n int) ([]float32, error) {
-	f, ok := t.DType.Float()
-	if !ok {
-		return nil, fault.Inputf("reading %q: tensor %q: dtype %s; expected F32, BF16 or F16", t.File.Path(), t.Name, t.DType)
-	}
-	b := make([]byte, n*f.Size())
-	if err := t.ReadAt(b, first*int64(f.Size())); err != nil {
-		return nil, err
-	}
-	x := make([]float32, n)
-	cast.ToF32(x, b, f)
-	for i, v := range x {
-		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-			return nil, fault.WithHint(fault.Inputf("reading %q: tensor %q: value at %d is %v", t.File.Path(), t.Name, first+int64(i), v),
-				"such an adapter came out of a diverged training")
-		}
-	}
-	return x, nil
 }
 
 // weightFiles are all files whose tensors are read.

@@ -330,11 +330,11 @@ func equalTransposed(a, b hf.Tensor) (bool, error) {
 	if len(a.Shape) != 2 || len(b.Shape) != 2 || a.Shape[0] != b.Shape[1] || a.Shape[1] != b.Shape[0] {
 		return false, nil
 	}
-	x, err := readFloats(a)
+	x, err := peft.ReadAll(&a)
 	if err != nil {
 		return false, err
 	}
-	y, err := readFloats(b)
+	y, err := peft.ReadAll(&b)
 	if err != nil {
 		return false, err
 	}

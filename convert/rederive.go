@@ -3,7 +3,6 @@ package convert
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/internal/fault"
-	"github.com/nf4conv/nf4conv/internal/treehash"
 )
 
 // Difference is something of a checkpoint that the conversion its manifest describes does
@@ -43,7 +41,7 @@ type Rederived struct {
 // are of class fault.Input where a tensor of the source is not the one that the manifest
 // names, because then nothing is said about the candidate.
 func Rederive(ctx context.Context, p *Plan, m *Manifest, candidate *hf.Checkpoint, chosen func(tensor string) bool) (*Rederived, error) {
-	c := &comparer{plan: p, candidate: candidate, found: map[string]*Difference{}, skip: map[string]bool{}}
+	c := &comparer{plan: p, candidate: candidate, found: map[string]*Difference{}, skip: map[string]bool{}, packed: map[string]bool{}}
 	out := &Rederived{Of: len(p.Jobs)}
 	r := &runner{plan: p, opts: RunOptions{Progress: &Progress{}}, engine: CPU{}, sink: c, log: slog.New(slog.DiscardHandler), records: make([]Record, len(p.Jobs))}
 	redo := make([]bool, len(p.Jobs))
@@ -87,6 +85,7 @@ type comparer struct {
 	bytes     int64
 	found     map[string]*Difference // by tensor
 	skip      map[string]bool        // tensors that cannot be compared byte by byte
+	packed    map[string]bool        // tensors of two codes a byte
 	files     []Difference
 }
 
@@ -94,8 +93,10 @@ type comparer struct {
 func (c *comparer) headers() {
 	planned := map[string]bool{}
 	for i := range c.plan.Jobs {
-		for k := range c.plan.Jobs[i].Outputs {
-			at := &c.plan.Jobs[i].Outputs[k]
+		j := &c.plan.Jobs[i]
+		c.packed[j.Outputs[0].Tensor] = j.Quantized()
+		for k := range j.Outputs {
+			at := &j.Outputs[k]
 			file := c.plan.Files[at.File].Name
 			planned[at.Tensor] = true
 			t, ok := c.candidate.Lookup(at.Tensor)
@@ -158,23 +159,10 @@ func (c *comparer) differ(at *Placement, offset int64, want, have []byte) {
 		c.found[at.Tensor] = d
 	}
 	d.Bytes += n
-	element, text := elementOf(at, c.isPacked(at), offset, first, want, have)
+	element, text := elementOf(at, c.packed[at.Tensor], offset, first, want, have)
 	if d.Element < 0 || element < d.Element {
 		d.Element, d.Text = element, text
 	}
-}
-
-// isPacked tells whether a placement holds two codes a byte.
-func (c *comparer) isPacked(at *Placement) bool {
-	if at.Part != PartWeight {
-		return false
-	}
-	for i := range c.plan.Jobs {
-		if j := &c.plan.Jobs[i]; j.Quantized() && j.Outputs[0].Tensor == at.Tensor {
-			return true
-		}
-	}
-	return false
 }
 
 // elementOf is the element at byte i of a piece, and what both sides have there.
@@ -305,94 +293,4 @@ func (c *comparer) inOrder() []Difference {
 		}
 	}
 	return append(out, c.files...)
-}
-
-// maxManifest bounds what is read of a manifest.
-const maxManifest = 1 << 29
-
-// ReadManifest reads the manifest of a checkpoint. Errors are of class fault.Input, for one
-// that is missing or of another form, too.
-func ReadManifest(c *hf.Checkpoint) (*Manifest, error) {
-	ps := paths{out: c.Path()}
-	if c.IsFile() {
-		ps.file = filepath.Base(c.Path())
-	}
-	path := ps.manifestPath()
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fault.WithHint(fault.Inputf("the candidate has no manifest: %w", err), "nf4conv writes %s with everything it converts; what others made cannot be derived again", ManifestName)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
-	if err := errors.Join(err, f.Close()); err != nil {
-		return nil, fault.IOf("reading the manifest: %w", err)
-	}
-	if len(b) > maxManifest {
-		return nil, fault.Inputf("reading %q: more than %d bytes", path, maxManifest)
-	}
-	m, err := parseManifest(b)
-	if err != nil {
-		return nil, fmt.Errorf("reading %q: %w", path, err)
-	}
-	return m, nil
-}
-
-func parseManifest(b []byte) (*Manifest, error) {
-	doc := struct {
-		Manifest
-		Options json.RawMessage `json:"options"`
-	}{}
-	if err := json.Unmarshal(b, &doc); err != nil {
-		return nil, fault.Inputf("it is no manifest: %w", err)
-	}
-	m := &doc.Manifest
-	if m.Schema != ManifestSchema {
-		return nil, fault.Inputf("schema %q; expected %q", m.Schema, ManifestSchema)
-	}
-	if m.Format != Revision {
-		return nil, fault.Inputf("revision %d of what nf4conv writes; this program writes %d", m.Format, Revision)
-	}
-	var err error
-	switch m.Verb {
-	case "quantize":
-		m.Options, err = decodeOptions[QuantizeOptions](doc.Options)
-	case "dequantize":
-		m.Options, err = decodeOptions[DequantizeOptions](doc.Options)
-	case "merge":
-		m.Options, err = decodeOptions[MergeOptions](doc.Options)
-	default:
-		return nil, fault.Inputf("verb %q; expected quantize, dequantize or merge", m.Verb)
-	}
-	return m, err
-}
-
-// decodeOptions refuses options that it does not know: they would change the bytes.
-func decodeOptions[T any](raw json.RawMessage) (o T, err error) {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&o); err != nil {
-		return o, fault.Inputf("options: %w", err)
-	}
-	return o, nil
-}
-
-// sameSource tells whether weight files are those that a manifest names, by size and header.
-func sameSource(a, b []SourceFile) bool {
-	return slices.EqualFunc(a, b, func(x, y SourceFile) bool { return x.Size == y.Size && x.HeaderBLAKE3 == y.HeaderBLAKE3 })
-}
-
-// codebooksOf are the digests of the code books that the jobs of a plan use.
-func codebooksOf(jobs []Job) map[string]string {
-	var out map[string]string
-	for i := range jobs {
-		if j := &jobs[i]; j.Quantized() {
-			w := compile(j)
-			if out == nil {
-				out = map[string]string{}
-			}
-			if out[w.typ.String()] == "" {
-				out[w.typ.String()] = treehash.Sum(floatBytes(w.typ.Codebook().Levels[:])).String()
-			}
-		}
-	}
-	return out
 }

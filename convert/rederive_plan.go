@@ -3,6 +3,7 @@ package convert
 import (
 	"encoding/json"
 	"maps"
+	"slices"
 
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/formats/peft"
@@ -42,7 +43,7 @@ func PlanFromManifest(m *Manifest, src *hf.Checkpoint, adapters []*peft.Adapter,
 		o.Resources = res
 		p, err = Merge(src, o)
 	default:
-		panic("convert: internal error: a manifest without options")
+		return nil, fault.Inputf("the manifest has no options of quantize, dequantize or merge")
 	}
 	if err != nil {
 		if fault.ClassOf(err) == fault.Usage { // of options that nobody gave here
@@ -107,4 +108,9 @@ func (p *Plan) agrees(m *Manifest) error {
 		}
 	}
 	return nil
+}
+
+// sameSource tells whether weight files are those that a manifest names, by size and header.
+func sameSource(a, b []SourceFile) bool {
+	return slices.EqualFunc(a, b, func(x, y SourceFile) bool { return x.Size == y.Size && x.HeaderBLAKE3 == y.HeaderBLAKE3 })
 }

@@ -7,8 +7,8 @@ For every combination type and several kinds of layers PEFT makes two or three a
 rsLoRA scaling, and combines them; the masks of DARE are those that nf4conv documents (SplitMix64), put in the place of
 torch.bernoulli. Then:
 
-  delta    scaling * B A of every layer is PEFT's, and for the svd forms of whole matrices leaves at most 1.01 of what PEFT's leaves. Where an adapter has rsLoRA, PEFT's own result is larger by the square root of
-           the new rank (lora-format: peft issue 3761), by which it is divided.
+  delta    scaling * B A of every layer is PEFT's, and for the svd forms of whole matrices leaves at most 1.01 of what PEFT's leaves. Where an
+           adapter has rsLoRA, PEFT's own result is larger by the square root of the new rank (peft issue 3761), by which it is divided.
   loads    PeftModel loads the combination with every key used, none missing, and its layers have the delta of the file
   sum      of cat: nf4conv merge of the combination and of the adapters with their weights are equal but for rounding, by
            the rule of merge.py: one unit in the last place, or what float32 loses where weight and deltas cancel

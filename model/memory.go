@@ -1,5 +1,7 @@
 package model
 
+import "github.com/nf4conv/nf4conv/kernels/gemm"
+
 // Memory is what a pass holds, in bytes, but for small tensors and what the Go runtime
 // needs for itself.
 type Memory struct {
@@ -24,9 +26,9 @@ func (m *Model) Memory(sequences []Sequence, group int) Memory {
 	l.expect(s.Layers)
 	x := Memory{Stream: 4 * int64(tokens) * int64(s.Hidden), Weights: int64(l.need)}
 	for i := range s.Layers {
-		x.Scratch = max(x.Scratch, s.Layers[i].scratch(int64(s.Hidden), n))
+		floats, widest := s.Layers[i].scratch(int64(s.Hidden), n)
+		x.Scratch = max(x.Scratch, 4*floats+gemm.Scratch(m.options.Threads, int(n), int(widest)))
 	}
-	x.Scratch += int64(max(1, m.options.Threads)) << 20 // blocks of the products
 	for _, r := range s.ropes() {
 		x.Scratch += 4 * int64(longest) * int64(r.Dim)
 	}
@@ -44,17 +46,13 @@ func (m *Model) HeadMemory(tokens, n, rows int) int64 {
 	if t, _, _, err := m.loader(nil).find(&h.Out); err == nil {
 		size = int64(t.Format().Size())
 	}
-	x := int64(n)*int64(h.Out.In)*size + packed(int64(h.Out.In), int64(rows))
+	x := int64(n) * int64(h.Out.In) * size
+	products := gemm.Scratch(m.options.Threads, rows, h.Out.In)
 	if h.Transform != nil {
-		x += 4*int64(tokens)*int64(h.Transform.Out) + packed(int64(h.Transform.In), int64(tokens))
+		x += 4 * int64(tokens) * int64(h.Transform.Out)
+		products = max(products, gemm.Scratch(m.options.Threads, tokens, h.Transform.In))
 	}
-	return x
-}
-
-// packed is what a product of n rows of k elements keeps of them: at most 960 rows and 32 MiB,
-// or 48 rows.
-func packed(k, n int64) int64 {
-	return min(4*k*min(n, 960), max(32<<20, 4*k*48))
+	return x + products
 }
 
 // ropes are the different ones of the layers.
@@ -70,15 +68,16 @@ func (s *Spec) ropes() []*Rope {
 	return out
 }
 
-// scratch is what n tokens take in a layer: the buffers of forward.
-func (l *Layer) scratch(hidden, n int64) int64 {
+// scratch is what n tokens take in a layer: the elements of the buffers of forward, and the
+// widest input of a product.
+func (l *Layer) scratch(hidden, n int64) (floats, widest int64) {
 	a := &l.Attn
 	heads, kv := int64(a.Heads), int64(a.KVHeads)
-	floats := n * hidden * 2 // y, x
+	floats = n * hidden * 2 // y, x
 	if l.Wiring == Parallel {
 		floats += n * hidden
 	}
-	widest := hidden
+	widest = hidden
 	for i := range a.Inputs {
 		floats += n * int64(a.Inputs[i].Out)
 		widest = max(widest, int64(a.Inputs[i].In))
@@ -103,5 +102,5 @@ func (l *Layer) scratch(hidden, n int64) int64 {
 		floats += n * (int64(len(m.Experts)) + 2*hidden)
 		block(&m.Experts[0])
 	}
-	return 4*floats + packed(widest, n)
+	return floats, widest
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/nf4conv/nf4conv/formats/hf"
 	"github.com/nf4conv/nf4conv/formats/peft"
 	"github.com/nf4conv/nf4conv/internal/fault"
-	"github.com/nf4conv/nf4conv/kernels/cast"
+	"github.com/nf4conv/nf4conv/lora"
 	"github.com/nf4conv/nf4conv/model"
 )
 
@@ -28,11 +28,16 @@ func Unmerged(c *hf.Checkpoint, list []Adapter) (func(weight string) *model.LowR
 		return nil, fmt.Errorf("running %q with an adapter: %w", c.Path(), err)
 	}
 	layers := m.Linears()
-	found := map[string]*model.LowRank{}
+	pairs := map[string][]lora.Pair{}
 	for _, a := range list {
-		if err := unmerged(found, layers, a); err != nil {
+		if err := unmerged(pairs, layers, a); err != nil {
 			return nil, fmt.Errorf("running %q with %q, not merged: %w", c.Path(), a.Adapter.Path(), err)
 		}
+	}
+	found := map[string]*model.LowRank{}
+	for weight, list := range pairs {
+		f := lora.Cat(layers[weight][1], layers[weight][0], list)
+		found[weight] = &model.LowRank{A: f.R, B: f.L, Rank: f.Rank, Scale: 1}
 	}
 	return func(weight string) *model.LowRank { return found[weight] }, nil
 }
@@ -42,17 +47,19 @@ func mergeFirst(format string, a ...any) error {
 	return fault.WithHint(fault.Inputf(format, a...), "only pairs of factors of linear layers run unmerged; merge the adapter and verify the result against what it should be")
 }
 
-func unmerged(found map[string]*model.LowRank, layers map[string][2]int, a Adapter) error {
-	for _, r := range a.Adapter.Replacements() {
+// CheckUnmerged says what of an adapter cannot run unmerged whatever the model is, if
+// anything. The error is of class fault.Input.
+func CheckUnmerged(a *peft.Adapter) error {
+	for _, r := range a.Replacements() {
 		return mergeFirst("tensor %q replaces one of the base", r.Tensor.Name)
 	}
-	for _, r := range a.Adapter.TokenRows() {
+	for _, r := range a.TokenRows() {
 		return mergeFirst("tensor %q replaces rows of the base", r.Tensor.Name)
 	}
-	if len(a.Adapter.Targets()) == 0 {
+	if len(a.Targets()) == 0 {
 		return fault.Inputf("the adapter has no factors")
 	}
-	for _, t := range a.Adapter.Targets() {
+	for _, t := range a.Targets() {
 		switch {
 		case t.Magnitude != nil:
 			return mergeFirst("tensor %q is a magnitude of DoRA", t.Magnitude.Name)
@@ -60,70 +67,48 @@ func unmerged(found map[string]*model.LowRank, layers map[string][2]int, a Adapt
 			return mergeFirst("tensor %q is a bias of a factor", t.Bias.Name)
 		case t.Embedding:
 			return mergeFirst("tensor %q is a factor of an embedding", t.A.Name)
-		}
-		layer, ok := layers[t.Module+".weight"]
-		if !ok || t.Nested > 0 {
-			return mergeFirst("tensor %q: the model has no linear layer %q of its own", t.A.Name, t.Module)
-		}
-		if err := addPair(found, layer, t, a); err != nil {
-			return err
+		case t.Nested > 0:
+			return mergeFirst("tensor %q is a factor within another wrapper", t.A.Name)
 		}
 	}
 	return nil
 }
 
-// addPair appends the factors to those that the layer has already: [A; A'] and [s B, s' B'].
-func addPair(found map[string]*model.LowRank, layer [2]int, t peft.Target, a Adapter) error {
+// unmerged reads the factors of an adapter, by the weight of their layer.
+func unmerged(pairs map[string][]lora.Pair, layers map[string][2]int, a Adapter) error {
+	if err := CheckUnmerged(a.Adapter); err != nil {
+		return err
+	}
+	for _, t := range a.Adapter.Targets() {
+		weight := t.Module + ".weight"
+		layer, ok := layers[weight]
+		if !ok {
+			return mergeFirst("tensor %q: the model has no linear layer %q of its own", t.A.Name, t.Module)
+		}
+		p, err := readPair(layer, t, a)
+		if err != nil {
+			return err
+		}
+		pairs[weight] = append(pairs[weight], p)
+	}
+	return nil
+}
+
+func readPair(layer [2]int, t peft.Target, a Adapter) (p lora.Pair, err error) {
 	in, out := layer[0], layer[1]
 	sa, sb := t.A.Shape, t.B.Shape
 	if len(sa) != 2 || len(sb) != 2 || sa[1] != int64(in) || sb[0] != int64(out) || sa[0] != sb[1] || sa[0] < 1 {
-		return fault.Inputf("module %q: factors A %v and B %v do not go with a layer of %d inputs and %d outputs", t.Module, sa, sb, in, out)
+		return p, fault.Inputf("module %q: factors A %v and B %v do not go with a layer of %d inputs and %d outputs", t.Module, sa, sb, in, out)
 	}
-	left, err := factor(&t.A)
-	if err != nil {
-		return err
+	p = lora.Pair{Rank: int(sa[0]), Scale: a.Adapter.Config().ScaleOf(t.Module, sa[0]), Weight: a.Weight}
+	if c := p.Scale * p.Weight; math.IsNaN(c) || math.IsInf(float64(float32(c)), 0) {
+		return p, fault.Inputf("module %q: its scale is %v", t.Module, c)
 	}
-	right, err := factor(&t.B)
-	if err != nil {
-		return err
+	if p.A, err = peft.ReadAll(&t.A); err != nil {
+		return p, err
 	}
-	scale := float32(a.Adapter.Config().ScaleOf(t.Module, sa[0]) * a.Weight)
-	if math.IsNaN(float64(scale)) || math.IsInf(float64(scale), 0) {
-		return fault.Inputf("module %q: its scale is %v", t.Module, scale)
-	}
-	name, rank := t.Module+".weight", int(sa[0])
-	old := found[name]
-	if old == nil {
-		old = &model.LowRank{Scale: 1}
-	}
-	sum := &model.LowRank{A: append(old.A, left...), Rank: old.Rank + rank, Scale: 1}
-	for i := range out {
-		sum.B = append(sum.B, old.B[i*old.Rank:(i+1)*old.Rank]...)
-		for _, v := range right[i*rank : (i+1)*rank] {
-			sum.B = append(sum.B, v*scale)
-		}
-	}
-	found[name] = sum
-	return nil
-}
-
-func factor(t *hf.Tensor) ([]float32, error) {
-	f, ok := t.DType.Float()
-	if !ok {
-		return nil, fault.Inputf("tensor %q: dtype %s; expected F32, BF16 or F16", t.Name, t.DType)
-	}
-	b := make([]byte, t.Bytes())
-	if err := t.ReadAt(b, 0); err != nil {
-		return nil, err
-	}
-	x := make([]float32, t.Elems())
-	cast.ToF32(x, b, f)
-	for i, v := range x {
-		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-			return nil, fault.Inputf("tensor %q: value at %d is %v", t.Name, i, v)
-		}
-	}
-	return x, nil
+	p.B, err = peft.ReadAll(&t.B)
+	return p, err
 }
 
 // adapterNames are for reports.

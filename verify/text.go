@@ -55,8 +55,11 @@ func SampleText() (string, error) {
 // Errors are of class fault.Input for what is no such text.
 func ReadText(path string) (s string, err error) {
 	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", fault.Inputf("reading the text: %w", err)
+	}
 	if err != nil {
-		return "", err
+		return "", fault.IOf("reading the text: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	return readText(f, path)

@@ -129,7 +129,7 @@ func globalFlags() []cli.Flag {
 		boolFlag("verbose", "list every tensor in the plan and log every step", "v"),
 		stringFlag("log-format", "text", "`FORMAT` of the log on stderr: text or json"),
 		&cli.IntFlag{Name: "threads", Usage: "`N` workers (default: 0, which stands for one per CPU, and two per GPU)", EnvVars: env("threads")},
-		stringFlag("memory", "", "cap on buffers: a `SIZE` such as 512MiB or 4GB (default: 128MiB, with a GPU 512MiB, or what the largest tensor needs)"),
+		stringFlag("memory", "", "cap on buffers: a `SIZE` such as 512MiB or 4GB (default: for conversions 128MiB, with a GPU 512MiB, or what the largest tensor needs; for verify what makes it fastest)"),
 		stringFlag("device", "auto", "`WHERE` to compute: auto, cpu, cuda or cuda:0,1"),
 		stringFlag("progress", "auto", "`HOW` to show progress: auto, plain or none"),
 	}

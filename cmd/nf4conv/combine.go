@@ -42,9 +42,6 @@ func runCombine(ctx context.Context, a *app, g *global, c *cli.Context) (err err
 	if err != nil {
 		return err
 	}
-	if len(c.StringSlice("adapter")) == 0 {
-		return fault.WithHint(fault.Usagef("combine: no adapter was given"), "--adapter DIR names one; it may be repeated")
-	}
 	opened, err := openAdapters(c.StringSlice("adapter"))
 	defer func() {
 		for i := range opened {
@@ -95,10 +92,13 @@ func (a *app) combineOptions(g *global, c *cli.Context) (o adapters.CombineOptio
 	if a.given["rank"] && o.Rank < 1 {
 		return o, fault.Usagef("--rank %d: expected 1 or more", o.Rank)
 	}
-	for name, to := range map[string]*float64{"energy": &o.Energy, "density": &o.Density} {
-		if s := c.String(name); s != "" {
-			if *to, err = strconv.ParseFloat(s, 64); err != nil || !(*to > 0 && *to <= 1) {
-				return o, fault.Usagef("--%s %q: expected a share above 0 and up to 1", name, s)
+	for _, share := range []struct {
+		name string
+		to   *float64
+	}{{"energy", &o.Energy}, {"density", &o.Density}} {
+		if s := c.String(share.name); s != "" {
+			if *share.to, err = strconv.ParseFloat(s, 64); err != nil || !(*share.to > 0 && *share.to <= 1) {
+				return o, fault.Usagef("--%s %q: expected a share above 0 and up to 1", share.name, s)
 			}
 		}
 	}
@@ -129,7 +129,7 @@ func combinationText(d *adapters.Combination, verbose bool, width int) string {
 	line := labelled(&b, width)
 	for i := range d.Adapters {
 		x := &d.Adapters[i]
-		line([]string{"adapter", ""}[min(i, 1)], "%g times %s: %s of factors", x.Weight, x.Name, units.Things(x.Pairs, "pair"))
+		line([]string{"adapter", ""}[min(i, 1)], "%s%s: %s of factors", times(x.Weight), x.Name, units.Things(x.Pairs, "pair"))
 	}
 	method := d.Options.Method
 	if adapters.Prunes(method) {

@@ -122,7 +122,7 @@ func (a *app) withoutQuantize() error {
 // number and there is no directory of the whole name.
 func openAdapters(args []string) ([]convert.MergeAdapter, error) {
 	if len(args) == 0 {
-		return nil, fault.WithHint(fault.Usagef("merge: no adapter was given"), "--adapter DIR names one; it may be repeated")
+		return nil, fault.WithHint(fault.Usagef("no adapter was given"), "--adapter DIR names one; it may be repeated")
 	}
 	var out []convert.MergeAdapter
 	for _, s := range args {
@@ -165,16 +165,21 @@ func showAdapters(line func(label, format string, args ...any), p *convert.Plan)
 	}
 	o, _ := p.Options.(convert.MergeOptions)
 	for i, s := range p.Merge.Adapters {
-		what := fmt.Sprintf("%s: %s of factors", s.Name, units.Things(s.Pairs, "pair"))
-		if s.Weight != 1 {
-			what = fmt.Sprintf("%g times %s", s.Weight, what)
-		}
+		what := fmt.Sprintf("%s%s: %s of factors", times(s.Weight), s.Name, units.Things(s.Pairs, "pair"))
 		if s.Replaced > 0 {
 			what += ", " + units.Things(s.Replaced, "replacement")
 		}
 		line([]string{"adapter", ""}[min(i, 1)], "%s", what)
 	}
 	line("merge", "into %s, rounding %s, tokenizer of %s", units.Things(p.Merge.Tensors, "tensor"), o.Rounding, tokenizerOf(p))
+}
+
+// times is how an adapter counts, unless that is once.
+func times(weight float64) string {
+	if weight == 1 {
+		return ""
+	}
+	return fmt.Sprintf("%g times ", weight)
 }
 
 func tokenizerOf(p *convert.Plan) string {

@@ -13,6 +13,7 @@ import (
 	"github.com/nf4conv/nf4conv/internal/progress"
 	"github.com/nf4conv/nf4conv/internal/term"
 	"github.com/nf4conv/nf4conv/internal/units"
+	"github.com/nf4conv/nf4conv/verify"
 )
 
 // labelled appends lines "  label    text" to b, wrapped to a terminal's width.
@@ -256,7 +257,7 @@ func (a *app) showSummary(p *convert.Plan, r *convert.Result, peak int64, src st
 		line("delta", "%s", keptDelta(r.Merge))
 	}
 	line("record", "%s", r.Manifest)
-	labelled(&b, 0)("next", "nf4conv verify %s %s", quote(src), quote(r.Out)) // to be copied: never wrapped
+	labelled(&b, 0)("next", "%s", nextCommand(p, src, r.Out)) // to be copied: never wrapped
 	fmt.Fprint(a.stderr, b.String())
 }
 
@@ -266,4 +267,25 @@ func quote(s string) string {
 		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 	}
 	return s
+}
+
+// nextCommand holds the output against what it should be. A merge should be the base with
+// its adapters, where that can run; the base alone is another model.
+func nextCommand(p *convert.Plan, src, out string) string {
+	command := fmt.Sprintf("nf4conv verify %s %s", quote(src), quote(out))
+	o, merged := p.Options.(convert.MergeOptions)
+	if !merged {
+		return command
+	}
+	for _, a := range o.Adapters {
+		if verify.CheckUnmerged(a.Adapter) != nil {
+			return fmt.Sprintf("nf4conv diff %s %s", quote(src), quote(out))
+		}
+		arg := "base:" + a.Adapter.Path()
+		if a.Weight != 1 {
+			arg += fmt.Sprintf("=%g", a.Weight)
+		}
+		command += " --adapter " + quote(arg)
+	}
+	return command + " --stage container,layers,logits"
 }

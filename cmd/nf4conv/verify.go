@@ -65,11 +65,10 @@ func checkVerify(c *cli.Context, json bool) (*verifyFlags, error) {
 	if f.limit < 0 {
 		return nil, fault.Usagef("--sequences %d: expected 1 or more", f.limit)
 	}
-	if err := f.textFlags(c); err != nil {
-		return nil, err
-	}
-	if err := f.gates(c); err != nil {
-		return nil, err
+	for _, read := range []func(*cli.Context) error{f.readText, f.readAttention, f.readAdapters, f.gates} {
+		if err := read(c); err != nil {
+			return nil, err
+		}
 	}
 	stdout := json
 	for _, s := range c.StringSlice("report") {
@@ -148,11 +147,13 @@ func runVerify(ctx context.Context, a *app, g *global, c *cli.Context) (err erro
 	if err != nil {
 		return err
 	}
-	if err := a.verifyText(f, sides[0], sides[1], &o); err != nil {
+	closeRederived, err := f.rederive.open(&o, sides[0], sides[1], g.threads)
+	defer func() { err = errors.Join(err, closeRederived()) }()
+	if err != nil {
 		return err
 	}
-	if f.rederive != nil {
-		o.Rederive = f.rederive.of(sides[0], sides[1], g.threads)
+	if err := a.verifyText(f, sides[0], sides[1], &o); err != nil {
+		return err
 	}
 	r, err := verify.Run(ctx, sides[0], sides[1], o)
 	if err != nil {

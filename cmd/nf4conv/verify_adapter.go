@@ -15,8 +15,8 @@ func adapterFlag() cli.Flag {
 	return listFlag("adapter", "run the candidate with the LoRA adapter `DIR`, not merged, or DIR=WEIGHT; base:DIR is for the base (repeatable)")
 }
 
-// adapters reads --adapter.
-func (f *verifyFlags) adapters(c *cli.Context) error {
+// readAdapters reads --adapter.
+func (f *verifyFlags) readAdapters(c *cli.Context) error {
 	for _, s := range c.StringSlice("adapter") {
 		side := 1
 		if dir, ok := strings.CutPrefix(s, "base:"); ok {

@@ -13,13 +13,13 @@ func attentionFlag() cli.Flag {
 	return stringFlag("attention", "dense", "`PATTERN` of the candidate's attention: dense, local:W, butterfly, strided:N, global:G+W (tokens; @B sets the block), or a JSON file of blocks")
 }
 
-// attention reads --attention.
-func (f *verifyFlags) attention(c *cli.Context) (err error) {
+// readAttention reads --attention.
+func (f *verifyFlags) readAttention(c *cli.Context) (err error) {
 	if f.sparse, err = verify.ParseAttention(c.String("attention")); err != nil {
 		return fmt.Errorf("--attention: %w", err)
 	}
 	if f.sparse != nil && !verify.NeedsText(f.stages) {
 		return fault.Usagef("--attention has an effect only on the stages layers and logits")
 	}
-	return f.adapters(c)
+	return nil
 }

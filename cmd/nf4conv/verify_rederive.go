@@ -62,43 +62,55 @@ func (r *rederiveChoice) addGates(p *verify.Policy) {
 	}
 }
 
-// of is the stage: it plans what the candidate's manifest says and carries it out against the
-// candidate.
-func (r *rederiveChoice) of(base, candidate *hf.Checkpoint, threads int) func(context.Context) (*verify.Rederived, error) {
-	return func(ctx context.Context) (out *verify.Rederived, err error) {
-		m, err := convert.ReadManifest(candidate)
-		if err != nil {
-			return nil, err
+// open plans what the candidate's manifest says, so that what cannot be repeated is refused
+// before anything is computed; the stage carries it out against the candidate. What open
+// returns closes the adapters.
+func (r *rederiveChoice) open(o *verify.Options, base, candidate *hf.Checkpoint, threads int) (closeAll func() error, err error) {
+	var adapters []*peft.Adapter
+	closeAll = func() (err error) {
+		for _, a := range adapters {
+			err = errors.Join(err, a.Close())
 		}
-		var adapters []*peft.Adapter
-		for _, dir := range r.adapters {
-			a, err := peft.Open(dir)
-			if err != nil {
-				return nil, err
-			}
-			defer func() { err = errors.Join(err, a.Close()) }()
-			adapters = append(adapters, a)
-		}
-		p, err := convert.PlanFromManifest(m, base, adapters, convert.Resources{Threads: threads})
-		if err != nil {
-			return nil, fmt.Errorf("repeating the conversion: %w", err)
-		}
-		var names []string
-		for i := range p.Jobs {
-			names = append(names, p.Jobs[i].Name)
-		}
-		chosen := r.sample.Choose(names)
-		d, err := convert.Rederive(ctx, p, m, candidate, func(name string) bool { return chosen[name] })
-		if err != nil {
-			return nil, err
-		}
-		out = &verify.Rederived{
-			Verb: m.Verb, Tool: strings.TrimSpace(m.Tool.Name + " " + m.Tool.Version), Sample: r.sample.String(), Seed: r.sample.Seed(),
-			Tensors: d.Tensors, Of: d.Of, Bytes: d.Bytes, Differences: []verify.Difference{},
-		}
-		for _, x := range d.Differences {
-			out.Differences = append(out.Differences, verify.Difference(x))
-		}
-		return out, nil
+		return err
 	}
+	if r == nil {
+		return closeAll, nil
+	}
+	m, err := convert.ReadManifest(candidate)
+	if err != nil {
+		return closeAll, err
+	}
+	for _, dir := range r.adapters {
+		a, err := peft.Open(dir)
+		if err != nil {
+			return closeAll, err
+		}
+		adapters = append(adapters, a)
+	}
+	p, err := convert.PlanFromManifest(m, base, adapters, convert.Resources{Threads: threads})
+	if err != nil {
+		return closeAll, fmt.Errorf("repeating the conversion: %w", err)
+	}
+	o.Rederive = func(ctx context.Context) (*verify.Rederived, error) { return r.run(ctx, p, m, candidate) }
+	return closeAll, nil
+}
+
+func (r *rederiveChoice) run(ctx context.Context, p *convert.Plan, m *convert.Manifest, candidate *hf.Checkpoint) (*verify.Rederived, error) {
+	var names []string
+	for i := range p.Jobs {
+		names = append(names, p.Jobs[i].Name)
+	}
+	chosen := r.sample.Choose(names)
+	d, err := convert.Rederive(ctx, p, m, candidate, func(name string) bool { return chosen[name] })
+	if err != nil {
+		return nil, err
+	}
+	out := &verify.Rederived{
+		Verb: m.Verb, Tool: strings.TrimSpace(m.Tool.Name + " " + m.Tool.Version), Sample: r.sample.String(), Seed: r.sample.Seed(),
+		Tensors: d.Tensors, Of: d.Of, Bytes: d.Bytes, Differences: []verify.Difference{},
+	}
+	for _, x := range d.Differences {
+		out.Differences = append(out.Differences, verify.Difference(x))
+	}
+	return out, nil
 }

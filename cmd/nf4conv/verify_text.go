@@ -19,10 +19,11 @@ func textFlags() []cli.Flag {
 	}
 }
 
-// textFlags reads what the models are run on.
-func (f *verifyFlags) textFlags(c *cli.Context) error {
+// readText reads what the models are run on.
+func (f *verifyFlags) readText(c *cli.Context) error {
 	f.text, f.cut = c.String("text"), verify.TextOptions{Context: c.Int("context"), Tokens: c.Int("tokens")}
-	for name, n := range map[string]int{"context": f.cut.Context, "tokens": f.cut.Tokens} {
+	for _, name := range []string{"context", "tokens"} {
+		n := c.Int(name)
 		switch {
 		case n < 0 || c.IsSet(name) && n < 2:
 			return fault.Usagef("--%s %d: expected 2 or more", name, n)
@@ -36,7 +37,7 @@ func (f *verifyFlags) textFlags(c *cli.Context) error {
 	if f.limit > 0 && f.ids == "" {
 		return fault.Usagef("--sequences has an effect only with --ids; --tokens limits a text")
 	}
-	return f.attention(c)
+	return nil
 }
 
 // verifyText makes the token ids, and the attention mask for them, where a stage needs them.

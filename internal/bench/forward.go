@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -182,7 +183,8 @@ func product(threads int) (wall, cpu float64) {
 	return 2 * m * n * k / middle(walls), 2 * m * n * k / middle(cpus)
 }
 
-func middle(v []float64) float64 {
+// middle is the median, the upper one of two.
+func middle[T cmp.Ordered](v []T) T {
 	v = slices.Clone(v)
 	slices.Sort(v)
 	return v[len(v)/2]

@@ -88,8 +88,7 @@ func median(all []measurement, of func(measurement) time.Duration) time.Duration
 	for _, m := range all {
 		v = append(v, of(m))
 	}
-	slices.Sort(v)
-	return v[len(v)/2]
+	return middle(v)
 }
 
 // warm reads the checkpoint into the page cache.

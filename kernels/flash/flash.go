@@ -172,7 +172,7 @@ func (p *Params) sequences() []sequence {
 			}
 			s.k = p.KLens[b]
 		}
-		if p.Mask != nil && !p.Mask.covers(s.q, s.k) {
+		if p.Mask != nil && !p.Mask.Covers(s.q, s.k) {
 			bad("a mask of %dx%d blocks of %dx%d for %d queries and %d keys", p.Mask.rows, p.Mask.cols, p.Mask.blockQ, p.Mask.blockK, s.q, s.k)
 		}
 		list = append(list, s)

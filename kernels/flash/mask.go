@@ -137,9 +137,7 @@ func (m *BlockMask) Density() float64 {
 }
 
 // Covers tells whether the mask is large enough for sequences of sq queries and sk keys.
-func (m *BlockMask) Covers(sq, sk int) bool { return m.covers(sq, sk) }
-
-func (m *BlockMask) covers(sq, sk int) bool {
+func (m *BlockMask) Covers(sq, sk int) bool {
 	return m.rows*m.blockQ >= sq && m.cols*m.blockK >= sk
 }
 

@@ -51,7 +51,7 @@ const (
 // A Multiplier has the threads and the scratch memory for products, one at a time. The
 // scratch grows to what the largest product needs: 4*K bytes per row of A that is packed
 // (at most 32 MiB unless K is above 174,762) and, for a thread, half of a second-level cache
-// and 0.1 MiB. Goroutines live for the duration of a call.
+// and 0.1 MiB; see [Scratch]. Goroutines live for the duration of a call.
 type Multiplier struct {
 	threads int
 	packed  []float32
@@ -61,6 +61,21 @@ type Multiplier struct {
 type worker struct {
 	w []float32 // a block of the weights, widened
 	c []float32 // a block of C, transposed, panel after panel
+}
+
+// packedRows is how many rows of A, of k columns, are packed together: whole panels.
+func packedRows(kn *panel.Kernel, k int) int {
+	full := panel.MaxVecs * kn.Lanes
+	return max(full, packBytes/4/max(1, k)/full*full)
+}
+
+// Scratch is how many bytes a Multiplier of so many threads holds at most after a product
+// of m rows of A with k columns.
+func Scratch(threads, m, k int) int64 {
+	kn := panel.Best()
+	rows := min((m+kn.Lanes-1)/kn.Lanes*kn.Lanes, packedRows(kn, k))
+	block := max(kernels.L2(threads)/2, 4*blockN*panel.MaxVecs*kn.Lanes) // of C
+	return 4*int64(k)*int64(rows) + int64(max(1, threads))*int64(block+4*blockN*blockK)
 }
 
 // New makes a Multiplier with so many threads, at least one.
@@ -89,9 +104,7 @@ func (g *Multiplier) Mul(c []float32, ldc int, a []float32, lda, m int, w *Matri
 		p.few(c, a, m)
 		return
 	}
-	full := panel.MaxVecs * p.kn.Lanes
-	rows := packBytes / 4 / max(1, w.cols) / full * full
-	rows = max(rows, full)
+	rows := packedRows(p.kn, w.cols)
 	for m0 := 0; m0 < m; m0 += rows {
 		n := min(rows, m-m0)
 		p.block(c[m0*ldc:], a[m0*lda:], n)

@@ -1,4 +1,4 @@
-// The contract of all FlashAttention kernels: what they compute, and the block of parameters
+// The contract of the FlashAttention kernels: what they compute, and the block of parameters
 // that a launch passes by value. The definition is that of package flash (kernels/flash):
 //
 // Query token i of a sequence with Sq queries and Sk keys stands at position
@@ -41,10 +41,9 @@
 //
 // # Kernels
 //
-//	flash_sm80_{f16,bf16}_{64,96,128,256}  (FlashParams)            flash_sm80.cu; 8.0 and newer
-//	flash_sm90_{f16,bf16}_{64,96,128,256}  (FlashParams, maps ...)  flash_sm90.cu; 9.0a only
+//	flash_sm80_{f16,bf16}_{64,96,128,256}  (FlashParams)   flash_sm80.cu; 8.0 and newer
 //
-// The file of each says what grid, block and dynamic shared memory it is launched with.
+// The file says what grid, block and dynamic shared memory it is launched with.
 #pragma once
 #include <stdint.h>
 
