@@ -107,7 +107,7 @@ func checkJSON(b []byte) error {
 			break
 		}
 	}
-	if rest := bytes.TrimSpace(b[dec.InputOffset():]); len(rest) > 0 {
+	if rest := bytes.Trim(b[dec.InputOffset():], " \t\r\n"); len(rest) > 0 {
 		return errors.New("something follows the JSON value")
 	}
 	return nil

@@ -171,7 +171,7 @@ func FuzzParseConfig(f *testing.F) {
 	for _, s := range []string{
 		`{}`, `{"architectures":["A"],"dtype":"bfloat16","rms_norm_eps":1e-05,"llm_int8_threshold":6.0}`, `{"a":{"b":[1,{"c":null}]},"d":true}`,
 		`{"\u00e9":"\ud83e\udd99","<&>":"<&>","a\/b":-0.0}`, `{"a":1,"a":2}`, `{"a":1,"\u0061":2}`, `{"a":[{"b":1,"b":2}]}`, "{\"\u2028\" :\t1e999,\r\n\"\":[]} ", `{"\ud800":1,"\udfff":2}`,
-		`{"weight_map":{"a":"model-00001-of-00002.safetensors"}}`, `{"quantization_config":{"quant_method":"fp8","weight_block_size":[128,128]}}`, `[1]`, `{"a":1}}`,
+		`{"weight_map":{"a":"model-00001-of-00002.safetensors"}}`, `{"quantization_config":{"quant_method":"fp8","weight_block_size":[128,128]}}`, `[1]`, `{"a":1}}`, "{}\f", "{}\u0085",
 	} {
 		f.Add([]byte(s))
 	}
